@@ -1,0 +1,258 @@
+"""How far the variable may go. A budget knows how to start, project, measure, and which way its norm climbs fastest.
+
+All live around a `center` (B, ...), inside an optional box, on the entries that a mask leaves free: the others equal
+the center exactly. `epsilon` has the same unit in every norm, that of one entry of the variable: no entry moves further
+(L-inf), the root mean square move is at most that (L2), the mean absolute move is at most that (L1), over the free
+entries.
+
+`project` stays inside ball AND box, is idempotent, and is the identity at the center. It is the exact Euclidean
+projection onto their intersection: projecting onto one after the other wastes budget wherever the box cuts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import ProvokeError
+
+
+def per_item(values: Tensor, like: Tensor) -> Tensor:
+    """Shape B values so that they broadcast over `like` (B, ...)."""
+    return values.to(like).view(-1, *[1] * (like.ndim - 1))
+
+
+def gaussian(like: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise shaped like `like` (B, ...); item i is drawn from CPU generator i, whoever else is in the
+    batch.
+    """
+    return torch.stack([torch.randn(like.shape[1:], generator=rng) for rng in rngs]).to(like)
+
+
+class Budget:
+    """What the norms share; a norm is a subclass with four short methods: `_norm`, `_shrink`, `random`, `direction`.
+
+    Args:
+        center: B, ...; the unperturbed variable, finite and inside the box.
+        epsilon: radius per entry, in the variable's units (0 allows nothing).
+        box: (low, high) of the variable's domain, or None for no domain.
+        mask: broadcastable to center; entries where it is 0 may not change.
+    Raises ProvokeError for a negative or infinite epsilon, a center that is not finite or not in the box, an empty
+    mask.
+    """
+
+    def __init__(
+        self,
+        center: Tensor,
+        epsilon: float,
+        *,
+        box: tuple[float, float] | None = (0.0, 1.0),
+        mask: Tensor | None = None,
+    ) -> None:
+        if not (math.isfinite(epsilon) and epsilon >= 0):
+            raise ProvokeError(f"An epsilon of {epsilon}", "a finite number, 0 or more", "set epsilon")
+        if not bool(center.isfinite().all()):
+            raise ProvokeError(
+                "The input holds NaN or infinite values", "finite numbers", "check the node that made it"
+            )
+        low, high = box or (-math.inf, math.inf)
+        if float(center.min()) < low or float(center.max()) > high:
+            span = f"{float(center.min()):.4g} to {float(center.max()):.4g}"
+            raise ProvokeError(f"The input spans {span}", f"values from {low:g} to {high:g}", "clamp the input first")
+        self.center, self.epsilon, self.low, self.high = center, float(epsilon), low, high
+        self.mask = None if mask is None else (mask != 0).expand_as(center)
+        every = torch.full((len(center),), center[0].numel(), device=center.device)
+        self.entries = (every if self.mask is None else self.mask.flatten(1).sum(1)).double()
+        if not bool((self.entries > 0).all()):
+            raise ProvokeError(
+                "The perturbation mask is empty: nothing may change",
+                "at least one pixel that may change in every image",
+                "paint a larger perturb_mask; the hole itself never counts",
+            )
+
+    def start(self, rngs: Sequence[torch.Generator], scale: float) -> Tensor:
+        """Center plus Gaussian noise, standard deviation scale * epsilon, projected (z0 ~ N(0, delta^2) of arXiv
+        2403.08294).
+        """
+        return self.project(self.center + scale * self.epsilon * gaussian(self.center, rngs))
+
+    def random(self, rngs: Sequence[torch.Generator]) -> Tensor:
+        """A random point on the ball's surface (cut by the box): the baseline that a search has to beat."""
+        raise NotImplementedError
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point inside ball, box and mask; same shape as x."""
+        if self.epsilon == 0:
+            return self.center.clone()
+        boxed = x.clamp(self.low, self.high)
+        if self.mask is not None:
+            boxed = torch.where(self.mask, boxed, self.center)
+        # what is inside but for rounding is left alone, bit for bit: projecting twice, or a grid point, changes nothing
+        rounding = 4 * torch.finfo(x.dtype).eps * max(1.0, float(self.center.abs().max()))
+        inside = self._norm(boxed - self.center) <= self.epsilon + rounding
+        if bool(inside.all()):
+            return boxed
+        shrunk = self._shrink(self.free(x - self.center), self.low - self.center, self.high - self.center)
+        return torch.where(per_item(inside, x) > 0, boxed, (self.center + shrunk).clamp(self.low, self.high))
+
+    def measure(self, x: Tensor) -> Tensor:
+        """Distance from the center in the norm's unit: B, float64."""
+        return self._norm(x - self.center)
+
+    def direction(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The step of size 1 (in this norm) from x that climbs fastest along `gradient`."""
+        raise NotImplementedError
+
+    def free(self, change: Tensor) -> Tensor:
+        """The part of a change that the mask allows."""
+        return change if self.mask is None else change * self.mask
+
+    def quantise(self, x: Tensor, levels: int = 255) -> Tensor:
+        """A point near x on the grid k / levels that is still inside the budget: what an 8-bit file can hold.
+
+        Entries that may not change keep the center's own value, on the grid or not. If the center itself is off the
+        grid, the nearest grid point of the center is allowed whatever epsilon is.
+        """
+        if self.epsilon == 0:
+            return self.center.clone()
+
+        # scaling the change until its rounded form fits: rounding adds at most half a level to each entry
+        def rounded(share: Tensor) -> Tensor:
+            return ((self.center + per_item(share, x) * (x - self.center)) * levels).round() / levels
+
+        share = _largest(
+            lambda s: self._norm(self.free(rounded(s) - self.center)), self.epsilon, torch.ones_like(self.entries)
+        )
+        return rounded(share) if self.mask is None else torch.where(self.mask, rounded(share), self.center)
+
+    def _norm(self, delta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _shrink(self, delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Project a change onto the ball and the box [low, high] around it."""
+        raise NotImplementedError
+
+
+def _largest(size: Callable[[Tensor], Tensor], limit: float, most: Tensor) -> Tensor:
+    """The largest t in [0, most] (B) with size(t) <= limit, for a size that grows with t: bisection to float32
+    precision.
+    """
+    fits = size(most) <= limit
+    low, high = torch.where(fits, most, torch.zeros_like(most)), most
+    for _ in range(0 if bool(fits.all()) else 32):
+        middle = (low + high) / 2
+        inside = size(middle) <= limit
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    return low
+
+
+class LInf(Budget):
+    """No entry moves by more than epsilon."""
+
+    def random(self, rngs: Sequence[torch.Generator]) -> Tensor:
+        """Sign noise: every entry on the surface."""
+        return self.project(self.center + self.epsilon * gaussian(self.center, rngs).sign())
+
+    def direction(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient's sign (FGSM, Goodfellow et al. 2015)."""
+        return self.free(gradient).sign()
+
+    def quantise(self, x: Tensor, levels: int = 255) -> Tensor:
+        """Rounds each entry to the nearest grid point of its own interval (exact, unlike scaling the whole change)."""
+        if self.epsilon == 0:
+            return self.center.clone()
+        slack = 1e-3  # in levels: far above float32 rounding of k / 255, far below what counts
+        low = ((self.center - self.epsilon) * levels - slack).ceil()
+        high = ((self.center + self.epsilon) * levels + slack).floor()
+        grid = (x * levels).round().clamp(low, high)
+        grid = torch.where(low <= high, grid, (self.center * levels).round()) / levels
+        return grid if self.mask is None else torch.where(self.mask, grid, self.center)
+
+    def _norm(self, delta: Tensor) -> Tensor:
+        return delta.abs().flatten(1).amax(1).double()
+
+    def _shrink(self, delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return delta.clamp(-self.epsilon, self.epsilon).clamp(low, high)
+
+
+class L2(Budget):
+    """The root mean square move of the free entries is at most epsilon."""
+
+    def random(self, rngs: Sequence[torch.Generator]) -> Tensor:
+        """Gaussian noise scaled onto the sphere: uniform on it."""
+        return self.project(self.center + self._unit(self.free(gaussian(self.center, rngs))) * self.epsilon)
+
+    def direction(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient itself, normalised."""
+        return self._unit(self.free(gradient))
+
+    def _unit(self, change: Tensor) -> Tensor:
+        # scaled by its maximum first: the square of a 1e-30 gradient would vanish
+        change = change / per_item(change.abs().flatten(1).amax(1).clamp_min(1e-38), change)
+        return change / per_item(self._norm(change).clamp_min(1e-38), change)
+
+    def _norm(self, delta: Tensor) -> Tensor:
+        return (delta.flatten(1).square().sum(1, dtype=torch.float64) / self.entries).sqrt()
+
+    def _shrink(self, delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The nearest point of ball and box is clip(s * delta) for the largest s <= 1 that fits (KKT: s = 1 / (1 +
+        multiplier)).
+        """
+
+        def point(share: Tensor) -> Tensor:
+            return (delta * per_item(share, delta)).clamp(low, high)
+
+        share = _largest(lambda s: self._norm(point(s)), self.epsilon, torch.ones_like(self.entries))
+        return point(share)
+
+
+class L1(Budget):
+    """The mean absolute move of the free entries is at most epsilon: few entries may move far.
+
+    Args:
+        sparsity: share of the free entries that one step moves (foolbox's SparseL1Descent: 1 - quantile = 0.01).
+    """
+
+    def __init__(self, center: Tensor, epsilon: float, *, sparsity: float = 0.01, **where: object) -> None:
+        super().__init__(center, epsilon, **where)  # type: ignore[arg-type]
+        self.sparsity = sparsity
+
+    def random(self, rngs: Sequence[torch.Generator]) -> Tensor:
+        """Laplace noise scaled onto the surface: uniform on it."""
+        shape = self.center.shape[1:]
+        size = torch.stack([torch.empty(shape).exponential_(generator=rng) for rng in rngs]).to(self.center)
+        change = self.free(size * gaussian(self.center, rngs).sign())
+        return self.project(self.center + change * per_item(self.epsilon / self._norm(change), change))
+
+    def direction(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Sparse top-k step (Tramer and Boneh 2019): a signed step spreads thin and is wrong for this norm.
+
+        Moves the k entries of the largest gradient, leaving out those that the box already stops.
+        """
+        climb = self.free(gradient)
+        stopped = ((climb > 0) & (x >= self.high)) | ((climb < 0) & (x <= self.low))
+        size = climb.abs().masked_fill(stopped, 0).flatten(1)
+        k = (self.entries * self.sparsity).ceil().long()
+        largest = size.sort(1, descending=True).values.gather(1, k[:, None] - 1)
+        chosen = (size >= largest) & (size > 0)
+        step = climb.sign() * chosen.view_as(climb)
+        return step * per_item(self.entries / chosen.sum(1).clamp_min(1), step)
+
+    def _norm(self, delta: Tensor) -> Tensor:
+        return delta.abs().flatten(1).sum(1, dtype=torch.float64) / self.entries
+
+    def _shrink(self, delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The nearest point is sign * min(max(|delta| - t, 0), room) for the smallest t >= 0 that fits (Croce and Hein
+        2021).
+        """
+        size = delta.abs()
+        most = size.flatten(1).amax(1).double()
+
+        def point(keep: Tensor) -> Tensor:  # keep = most - t grows with the ball
+            soft = (size - per_item(most - keep, size)).clamp_min(0) * delta.sign()
+            return soft.clamp(low, high)
+
+        return point(_largest(lambda keep: self._norm(point(keep)), self.epsilon, most))

@@ -1,0 +1,287 @@
+"""The one search: a step generator over a problem, a budget and a step rule; whoever drives it sees every step.
+
+for step in search(problem, budget, rule, start=budget.start(rngs, 0.5), steps=40, rng=rng):
+    show(step["best_image"])                    # stop by breaking out: step["best"] is the best so far
+found = select(problem, budget, {"best": step["best"]}, seeds=(0, 1))
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from .budgets import Budget
+from .errors import GradientError, ProvokeError
+from .problem import Evaluation, Problem
+from .steps import Rule
+
+
+class Step(TypedDict):
+    """What the driver of a search sees at each step. B items; all tensors detached."""
+
+    i: int  # 0 for the start
+    steps: int
+    score: Tensor  # B, of the variable just evaluated; higher is better
+    terms: dict[str, Tensor]  # named parts of the score, B each
+    variable: Tensor  # B ..., just evaluated
+    image: Tensor  # B C H W, what it generates
+    best: Tensor  # B ..., the best variable so far, per item (or per group)
+    best_score: Tensor  # B
+    best_image: Tensor  # B C H W
+    distance: Tensor  # B, of the variable, in the budget's unit
+    cost: float  # forward-equivalents per item so far
+    skipped: Tensor  # B, steps without a usable gradient so far
+    stopped: str  # why this is the last step ("" while it goes on)
+
+
+def sample_generators(seed: int, images: int, count: int) -> list[torch.Generator]:
+    """One CPU generator per item of an image-major batch (image 0's `count` variations first).
+
+    The k-th variation draws the same numbers whichever image it belongs to and whoever else is in the batch.
+    """
+    return [
+        torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * k) % 2**63)
+        for _ in range(images)
+        for k in range(count)
+    ]
+
+
+def search(
+    problem: Problem,
+    budget: Budget,
+    rule: Rule,
+    *,
+    start: Tensor,
+    steps: int,
+    rng: torch.Generator,
+    group_size: int = 1,
+    target: float | None = None,
+    time_limit: float | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Step]:
+    """Yield `steps` + 1 steps: the start, and the point after each move; fewer when something stops it.
+
+    Args:
+        start: B ..., where to begin; projected onto the budget.
+        rng: CPU generator for whatever is random in the problem.
+        group_size: neighbours in the batch whose best must come from the same step (their objective couples them).
+        target: an item that scores this is done: it is left alone, and the search ends when all are.
+        time_limit: seconds.
+        should_stop: asked once a step (cooperative stop; the best so far is kept).
+    Raises GradientError when a gradient is exactly zero or missing, or not finite in three steps in a row or in all.
+    """
+    x = budget.project(start)
+    best: _Best | None = None
+    watch = _GradientWatch(len(x), x.device)
+    began, cost = time.monotonic(), 0.0
+    rule.reset()
+    for i in range(steps + 1):
+        moving = i < steps and rule.uses_gradient
+        now = problem.evaluate(x, rng, gradient=moving)
+        cost += now.cost
+        usable = watch.check(now, budget) if moving else now.score.isfinite()
+        open_items = torch.ones_like(usable) if best is None or target is None else best.score < target
+        best = _Best.of(x, now) if best is None else best.improved(x, now, usable & open_items, group_size)
+        stopped = _reason(i == steps, best.score, target, time_limit, time.monotonic() - began, should_stop)
+        yield Step(
+            i=i,
+            steps=steps,
+            score=now.score,
+            terms=now.terms,
+            variable=x,
+            image=now.image,
+            best=best.x,
+            best_score=best.score,
+            best_image=best.image,
+            distance=budget.measure(x),
+            cost=cost,
+            skipped=watch.skipped.clone(),
+            stopped=stopped,
+        )
+        if stopped:
+            return
+        clean = torch.zeros_like(x) if now.gradient is None else _keep(usable, now.gradient, torch.zeros_like(x))
+        score = torch.where(usable, now.score, -torch.inf)
+        moved = budget.project(rule.update(x, clean, score, budget, i / steps))
+        x = _keep(usable, moved, best.x)  # after an unusable gradient, go on from the best point known
+        if target is not None:
+            x = _keep(best.score < target, x, best.x)
+
+
+def _keep(choose: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a where `choose` (B, bool), else b."""
+    return torch.where(choose.view(-1, *[1] * (a.ndim - 1)), a, b)
+
+
+def _reason(
+    last: bool,
+    score: Tensor,
+    target: float | None,
+    time_limit: float | None,
+    elapsed: float,
+    should_stop: Callable[[], bool],
+) -> str:
+    if target is not None and bool((score >= target).all()):
+        return f"every result reached the score {target:g}"
+    if last:
+        return "all steps done"
+    if should_stop():
+        return "stopped by request, best kept"
+    if time_limit is not None and elapsed >= time_limit:
+        return f"time limit of {time_limit:g} s reached"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best so far, per item."""
+
+    x: Tensor
+    score: Tensor
+    image: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, now: Evaluation) -> _Best:
+        return cls(x, torch.where(now.score.isfinite(), now.score, -torch.inf), now.image)
+
+    def improved(self, x: Tensor, now: Evaluation, usable: Tensor, group_size: int) -> _Best:
+        """Members of a group change together, when their mean score rises."""
+        score = torch.where(usable, now.score, -torch.inf)
+        better = score.view(-1, group_size).mean(1) > self.score.view(-1, group_size).mean(1)
+        better = better.repeat_interleave(group_size)
+        return _Best(
+            _keep(better, x, self.x), torch.where(better, score, self.score), _keep(better, now.image, self.image)
+        )
+
+
+class _GradientWatch:
+    """Refuses gradients that cannot lead anywhere; skips and counts the odd one that is not finite."""
+
+    LIMIT = 3  # steps in a row: chance (an unlucky augmentation) does not explain more
+
+    def __init__(self, items: int, device: torch.device) -> None:
+        self.skipped = torch.zeros(items, dtype=torch.long, device=device)
+        self.in_a_row = torch.zeros_like(self.skipped)
+        self.good = torch.zeros_like(self.skipped)
+
+    def check(self, now: Evaluation, budget: Budget) -> Tensor:
+        """Which items have a usable gradient: B, bool."""
+        if now.gradient is None:
+            raise GradientError(
+                "The problem returned no gradient", "one gradient like the variable", "use method: random"
+            )
+        gradient = budget.free(now.gradient).flatten(1)
+        finite = gradient.isfinite().all(1) & now.score.isfinite()
+        zero = finite & (gradient == 0).all(1)
+        if bool((zero & (self.good == 0)).any()):
+            raise GradientError(
+                f"The gradient of item {_first(zero)} is exactly zero everywhere it may change",
+                "an objective that depends on the changeable part of the input, away from its optimum",
+                "start from noise instead of the input itself, enlarge perturb_mask, or check that the objective's "
+                "region and the model's output overlap; a model that rounds or thresholds has no gradient: use "
+                "method: random",
+            )
+        usable = finite & ~zero
+        self.good += usable
+        self.skipped += ~usable
+        self.in_a_row = torch.where(finite, torch.zeros_like(self.in_a_row), self.in_a_row + 1)
+        if bool((self.in_a_row >= self.LIMIT).any()):
+            raise GradientError(
+                f"The gradient of item {_first(self.in_a_row >= self.LIMIT)} was NaN or infinite {self.LIMIT} times in a
+                row", "finite gradients", "run the model in float32 or bfloat16 instead of float16, lower the step size,
+                or check the input",
+            )
+        return usable
+
+
+def _first(flags: Tensor) -> int:
+    return int(flags.nonzero()[0])
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The best candidate per item, re-scored and re-checked.
+
+    variable: B ...; image: B C H W; score: B; terms: B each; distance: B, in the budget's unit; chosen: the candidate's
+    name, per item; cost: forward-equivalents per item that selecting took.
+    """
+
+    variable: Tensor
+    image: Tensor
+    score: Tensor
+    terms: dict[str, Tensor]
+    distance: Tensor
+    chosen: list[str]
+    cost: float
+
+
+def select(
+    problem: Problem,
+    budget: Budget,
+    candidates: Mapping[str, Tensor],
+    *,
+    seeds: Sequence[int] = (0,),
+    group_size: int = 1,
+    levels: int | None = None,
+) -> Selection:
+    """Pick the best candidate per item by scores under fixed seeds, not by the noisy score it was found with.
+
+    Every candidate passes through the budget here, in one place, so that no method can report what it may not: the
+    result is inside, or this raises.
+
+    Args:
+        candidates: name -> variable (B ...): the best iterate, the last, an average of them.
+        seeds: seeds of the problem's chance; the score is the mean over them.
+        group_size: as in `search`.
+        levels: put candidates on the grid k / levels first (255: what an 8-bit file holds), so that the score is
+            the file's.
+    """
+    if not candidates:
+        raise ProvokeError("No candidates to select from", "at least one", "run the search first")
+    kept: Selection | None = None
+    for name, candidate in candidates.items():
+        x = budget.project(candidate) if levels is None else budget.quantise(budget.project(candidate), levels)
+        one = _rescored(problem, x, seeds)
+        distance = budget.measure(x)
+        # a center off the grid may be half a level from its nearest grid point, whatever epsilon is
+        allowed = (
+            budget.epsilon * (1 + 1e-4) + 1e-7
+            if levels is None
+            else max(budget.epsilon * (1 + 1e-4), 0.5 / levels) + 1e-6
+        )
+        if bool((distance > allowed).any()):
+            raise ProvokeError(
+                f"A result at distance {float(distance.max()):.6g}",
+                f"at most epsilon = {budget.epsilon:.6g}",
+                "report this bug",
+            )
+        new = Selection(x, one.image, one.score, one.terms, distance, [name] * len(x), one.cost)
+        kept = new if kept is None else _better_of(kept, new, group_size)
+    assert kept is not None
+    return kept
+
+
+def _rescored(problem: Problem, x: Tensor, seeds: Sequence[int]) -> Evaluation:
+    rounds = [problem.evaluate(x, torch.Generator().manual_seed(seed), gradient=False) for seed in seeds]
+    terms = {name: torch.stack([r.terms[name] for r in rounds]).mean(0) for name in rounds[0].terms}
+    score = torch.stack([r.score for r in rounds]).mean(0)
+    return Evaluation(score, rounds[0].image, None, terms, sum(r.cost for r in rounds))
+
+
+def _better_of(old: Selection, new: Selection, group_size: int) -> Selection:
+    better = new.score.view(-1, group_size).mean(1) > old.score.view(-1, group_size).mean(1)
+    better = better.repeat_interleave(group_size)
+    return Selection(
+        _keep(better, new.variable, old.variable),
+        _keep(better, new.image, old.image),
+        torch.where(better, new.score, old.score),
+        {name: torch.where(better, new.terms[name], old.terms[name]) for name in old.terms},
+        torch.where(better, new.distance, old.distance),
+        [n if b else o for o, n, b in zip(old.chosen, new.chosen, better.tolist(), strict=True)],
+        old.cost + new.cost,
+    )
