@@ -190,11 +190,12 @@ class _GradientWatch:
         self.good += usable
         self.skipped += ~usable
         self.in_a_row = torch.where(finite, torch.zeros_like(self.in_a_row), self.in_a_row + 1)
-        if bool((self.in_a_row >= self.LIMIT).any()):
+        lasting = self.in_a_row >= self.LIMIT
+        if bool(lasting.any()):
             raise GradientError(
-                f"The gradient of item {_first(self.in_a_row >= self.LIMIT)} was NaN or infinite {self.LIMIT} times in a
-                row", "finite gradients", "run the model in float32 or bfloat16 instead of float16, lower the step size,
-                or check the input",
+                f"The gradient of item {_first(lasting)} was not finite {self.LIMIT} times in a row",
+                "finite gradients",
+                "run the model in float32 or bfloat16 instead of float16, lower the step size, or check the input",
             )
         return usable
 

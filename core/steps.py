@@ -164,7 +164,7 @@ class APGD:
 
 
 def apgd_checkpoints(steps: int) -> tuple[int, ...]:
-    """The steps at which APGD looks back: shares 0.22, then gaps shrinking by 0.03 down to 0.06 (paper, section 3.2)."""
+    """The steps at which APGD looks back: shares 0.22, then gaps shrinking by 0.03 down to 0.06 (section 3.2)."""
     shares = [0.0, 0.22]
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
