@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
 from provoke.core import augment, objectives
 from provoke.core.errors import GradientError
 from provoke.core.problem import Differentiable, ImageProblem, Smoothed
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:

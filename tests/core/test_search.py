@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from provoke.core import steps
 from provoke.core.budgets import L1, L2, LInf
 from provoke.core.errors import GradientError, ProvokeError
