@@ -15,7 +15,8 @@ class DemoPhoto(io.ComfyNode):
             node_id="ProvokeDemoPhoto",
             display_name="Demo Photo",
             category="Provoke/demo",
-            description="A small public-domain photo with a hole in it, to try the nodes without any download. The demo "
+            description="A small public-domain photo with a hole in it, to try the nodes without any download. The "
+            "demo "
             "models (provoke-demo-... in Load Upscale Model) have never seen it.",
             search_aliases=["provoke", "example image", "sample photo", "test image", "inpainting example"],
             inputs=[
@@ -26,7 +27,8 @@ class DemoPhoto(io.ComfyNode):
                 io.Mask.Output("hole", tooltip="1 inside the hole, 0 outside."),
                 io.Image.Output(
                     "holed",
-                    tooltip="The photo with the hole painted in the colour that provoke-demo-inpainter fills in (magenta).",
+                    tooltip="The photo with the hole painted in the colour that provoke-demo-inpainter fills in "
+                    "(magenta).",
                 ),
             ],
         )

@@ -75,12 +75,14 @@ class AttackSettings:
 
 
 def inputs() -> list[io.Input]:
-    """The sockets and widgets of every attack on an image model. Only ever append: workflows store widgets by position."""
+    """The sockets and widgets of every attack on an image model. Only ever append: workflows store widgets by "
+    "position."""
     return [
         io.MultiType.Input(
             "model",
             types=[io.UpscaleModel, io.Custom("INPAINT_MODEL"), io.Vae],
-            tooltip="The frozen image model: from Load Upscale Model (upscalers, restorers, inpainters of one picture), "
+            tooltip="The frozen image model: from Load Upscale Model (upscalers, restorers, inpainters of one "
+            "picture), "
             "an inpaint model (needs the mask), or a VAE (encode and decode).",
         ),
         io.Image.Input(
@@ -92,7 +94,8 @@ def inputs() -> list[io.Input]:
             min=0.0,
             max=64.0,
             step=0.5,
-            tooltip="How far the input may change, in 8-bit levels (of 255) per pixel and colour: the largest change (L-inf), "
+            tooltip="How far the input may change, in 8-bit levels (of 255) per pixel and colour: the largest change "
+            "(L-inf), "
             "the root mean square (L2) or the mean (L1). 2 to 8 is hard to see. 0 gives the model's own result.",
         ),
         io.Int.Input(
@@ -116,7 +119,8 @@ def inputs() -> list[io.Input]:
             "method",
             options=["gradient", "random"],
             advanced=True,
-            tooltip="gradient searches; random keeps the best of `steps` random changes of the same size: instant, works "
+            tooltip="gradient searches; random keeps the best of `steps` random changes of the same size: instant, "
+            "works "
             "on any model, and the baseline that the gradient has to beat.",
         ),
         io.Combo.Input(
@@ -129,7 +133,8 @@ def inputs() -> list[io.Input]:
             "truncation",
             options=["truncate", "clip"],
             advanced=True,
-            tooltip="For L-inf. truncate keeps the change like Gaussian noise cut at epsilon: least visible. clip lets every "
+            tooltip="For L-inf. truncate keeps the change like Gaussian noise cut at epsilon: least visible. clip "
+            "lets every "
             "pixel go to epsilon (classic PGD): a little stronger, three times the visible noise.",
         ),
         io.Combo.Input(
@@ -160,7 +165,8 @@ def inputs() -> list[io.Input]:
             max=2.0,
             step=0.05,
             advanced=True,
-            tooltip="Standard deviation of the noise that a search starts from, as a fraction of epsilon. It must not be 0 "
+            tooltip="Standard deviation of the noise that a search starts from, as a fraction of epsilon. It must not "
+            "be 0 "
             "for objectives that measure the distance from the default result: there the gradient is zero.",
         ),
         io.Float.Input(
@@ -184,7 +190,8 @@ def inputs() -> list[io.Input]:
         io.Mask.Input(
             "mask",
             optional=True,
-            tooltip="The hole that the model fills in (1 = hole): its pixels are never changed, and the results are compared "
+            tooltip="The hole that the model fills in (1 = hole): its pixels are never changed, and the results are "
+            "compared "
             "inside it.",
         ),
         io.Mask.Input(
@@ -213,7 +220,7 @@ def run(settings: AttackSettings, make_objective: MakeObjective, *, coupled: boo
     """Search, render the winners through the host's own path, and measure them there.
 
     Args:
-        coupled: whether the objective compares the results of one image with each other (their best then come together).
+        coupled: whether the objective compares the results of one image with each other: their best then come together.
     """
     began = time.monotonic()
     with open_image_model(settings.model, settings.image, settings.mask) as model:
@@ -315,10 +322,12 @@ class _Attack:
         how = s.step_rule if s.method == "gradient" else "best of random"
         lines = [
             f"model      {self.model.name}",
-            f"budget     {s.norm}{mode}, epsilon {s.epsilon:g} levels; used: {largest:.2f} at most, {mean:.2f} on average",
+            f"budget     {s.norm}{mode}, epsilon {s.epsilon:g} levels; used: {largest:.2f} at most, {mean:.2f} on "
+            f"average",
             f"search     {how}, {step['i']} steps, seed {s.seed}: {step['stopped']}"
             + (f"; {skipped} steps without a usable gradient were skipped" if skipped else ""),
-            f"change     of the result {where}, mean absolute, in levels of 255 (random noise in the same budget in brackets)",
+            f"change     of the result {where}, mean absolute, in levels of 255 (random noise in the same budget in "
+            f"brackets)",
             *(
                 f"  image {i + 1}  " + "  ".join(f"{c:.2f} ({n:.2f})" for c, n in zip(row, base, strict=True))
                 for i, (row, base) in enumerate(zip(change.view(-1, count), by_noise.view(-1, count), strict=True))
@@ -330,7 +339,8 @@ class _Attack:
             pairs = pairwise_distances(made, count, region) * LEVELS
             different = pairs[:, ~torch.eye(count, dtype=torch.bool)]
             lines.append(
-                f"diversity  {float(different.mean()):.2f} levels between two results, {float(different.min()):.2f} at least"
+                f"diversity  {float(different.mean()):.2f} levels between two results, {float(different.min()):.2f} "
+                f"at least"
             )
         lines.append(f"cost       {step['cost'] + found.cost:.0f} model runs a result, {seconds:.1f} s in all")
         return "\n".join([*lines, *(f"note       {note}" for note in self.model.notes)])

@@ -24,8 +24,9 @@ class UntargetedAttack(io.ComfyNode):
             node_id="ProvokeUntargetedAttack",
             display_name="Vary Result (Untargeted Attack)",
             category="Provoke/attack",
-            description="Makes a model that always gives the same result (upscaler, inpainter, restorer, VAE) give
-            several " "different ones, by a change of its input too small to see.", search_aliases=[
+            description="Makes a model that always gives the same result (upscaler, inpainter, restorer, VAE) give "
+            "several different ones, by a change of its input too small to see.",
+            search_aliases=[
                 "provoke",
                 "variation",
                 "diversity",
@@ -44,8 +45,8 @@ class UntargetedAttack(io.ComfyNode):
                     max=10.0,
                     step=0.1,
                     advanced=True,
-                    tooltip="How strongly the results of one image are pushed away from each other, relative to the push
-                    away " "from the default result (a weight, no unit). 0 lets each go its own way.",
+                    tooltip="How strongly the results of one image are pushed away from each other, relative to the "
+                    "push away from the default result (a weight, no unit). 0 lets each go its own way.",
                 ),
                 io.Float.Input(
                     "variance_weight",
@@ -54,8 +55,8 @@ class UntargetedAttack(io.ComfyNode):
                     max=10.0,
                     step=0.1,
                     advanced=True,
-                    tooltip="Weight of the change of contrast (standard deviation of each colour) beside the mean
-                    absolute " "change; the paper uses both. No unit.",
+                    tooltip="Weight of the change of contrast (standard deviation of each colour) beside the "
+                    "mean absolute change; the paper uses both. No unit.",
                 ),
             ],
             outputs=image_attack.outputs(),
