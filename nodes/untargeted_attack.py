@@ -11,8 +11,8 @@ from torch import Tensor
 from ..core import objectives
 from ..core.objectives import WeightedSum
 from ..host.api import io, schema
-from . import image_attack
-from .image_attack import AttackSettings
+from . import image_attack, image_attack_sockets
+from .attack_settings import AttackSettings
 
 
 class UntargetedAttack(io.ComfyNode):
@@ -37,7 +37,7 @@ class UntargetedAttack(io.ComfyNode):
                 "untargeted attack",
             ],
             inputs=[
-                *image_attack.inputs(),
+                *image_attack_sockets.inputs(),
                 io.Float.Input(
                     "diversity",
                     default=1.0,
@@ -59,7 +59,7 @@ class UntargetedAttack(io.ComfyNode):
                     "mean absolute change; the paper uses both. No unit.",
                 ),
             ],
-            outputs=image_attack.outputs(),
+            outputs=image_attack_sockets.outputs(),
         )
 
     @classmethod

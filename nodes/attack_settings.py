@@ -1,0 +1,79 @@
+"""What an attack on an image model is asked to do, and its result so far: what its run and its report share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from ..core import steps as rules
+from ..core.budgets import L1, L2, Budget, LInf, TruncatedNoise
+
+LEVELS = 255  # epsilon, and every figure of a report, is in 8-bit levels
+
+NORMS: dict[str, type[Budget]] = {"L-inf": LInf, "L2": L2, "L1": L1}
+TRUNCATIONS = ["truncate", "clip"]
+METHODS = ["gradient", "random"]
+SCHEDULES: dict[str, rules.Schedule] = {"constant": rules.constant, "cosine": rules.cosine}
+STEP_RULES = ["APGD", "PGD", "MI-FGSM", "Adam", "FGSM"]
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """What came in on the sockets and widgets; `image_attack_sockets` says the units."""
+
+    model: Any
+    image: Tensor  # B H W 3
+    epsilon: float
+    steps: int
+    count: int
+    seed: int
+    method: str
+    norm: str
+    truncation: str
+    step_rule: str
+    step_size: float
+    schedule: str
+    start_noise: float
+    stop_at_change: float
+    time_limit: float
+    mask: Tensor | None = None  # B H W, 1 = hole
+    perturb_mask: Tensor | None = None  # B H W, 1 = may change
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Any]) -> AttackSettings:
+        """From a node's keyword arguments; those that are the method's own are left out."""
+        return cls(**{field.name: inputs[field.name] for field in fields(cls) if field.name in inputs})
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to search: then the host's own result goes out, bit for bit."""
+        return self.epsilon == 0 or self.steps == 0
+
+    @property
+    def moves(self) -> int:
+        """How many moves the search makes: FGSM is a single one."""
+        return 1 if self.method == "gradient" and self.step_rule == "FGSM" else self.steps
+
+    def budget(self, center: Tensor, allowed: Tensor | None) -> Budget:
+        """Around center (B 3 H W in [0, 1]), where `allowed` (B 1 H W) is 1."""
+        if self.norm == "L-inf" and self.truncation == "truncate":
+            return TruncatedNoise(center, self.epsilon / LEVELS, mask=allowed)
+        return NORMS[self.norm](center, self.epsilon / LEVELS, mask=allowed)
+
+    def rule(self, budget: Budget) -> rules.Rule:
+        """The step rule of the gradient method; step sizes are shares of the budget's radius."""
+        size, schedule = self.step_size * budget.epsilon, SCHEDULES[self.schedule]
+        match self.step_rule:
+            case "APGD":
+                return rules.APGD(budget.epsilon, self.steps)
+            case "PGD":
+                return rules.Steepest(size, schedule=schedule)
+            case "MI-FGSM":
+                return rules.Momentum(size, schedule=schedule)
+            case "Adam":
+                return rules.Adam(size, schedule=schedule)
+            case _:
+                return rules.Steepest(budget.epsilon)

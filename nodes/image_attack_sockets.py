@@ -1,0 +1,151 @@
+"""The sockets and widgets that every attack on an image model shares.
+
+Only ever append: workflows store widget values by position (a snapshot test holds this).
+"""
+
+from __future__ import annotations
+
+from ..host.api import io
+from .attack_settings import METHODS, NORMS, SCHEDULES, STEP_RULES, TRUNCATIONS
+
+
+def inputs() -> list[io.Input]:
+    """The sockets and widgets of every attack on an image model. Only ever append: workflows store widgets by "
+    "position."""
+    return [
+        io.MultiType.Input(
+            "model",
+            types=[io.UpscaleModel, io.Custom("INPAINT_MODEL"), io.Vae],
+            tooltip="The frozen image model: from Load Upscale Model (upscalers, restorers, inpainters of one "
+            "picture), "
+            "an inpaint model (needs the mask), or a VAE (encode and decode).",
+        ),
+        io.Image.Input(
+            "image", tooltip="The picture that the model gets. Every image of a batch is searched on its own."
+        ),
+        io.Float.Input(
+            "epsilon",
+            default=4.0,
+            min=0.0,
+            max=64.0,
+            step=0.5,
+            tooltip="How far the input may change, in 8-bit levels (of 255) per pixel and colour: the largest change "
+            "(L-inf), "
+            "the root mean square (L2) or the mean (L1). 2 to 8 is hard to see. 0 gives the model's own result.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=40,
+            min=0,
+            max=10_000,
+            tooltip="Gradient steps (or random tries): each costs about two to three runs of the model. "
+            "0 gives the model's own result.",
+        ),
+        io.Int.Input("count", default=4, min=1, max=64, tooltip="How many different results per image."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=io.ControlAfterGenerate.fixed,
+            tooltip="Seed of the noise that each result starts from. The same seed gives the same results.",
+        ),
+        io.Combo.Input(
+            "method",
+            options=METHODS,
+            advanced=True,
+            tooltip="gradient searches; random keeps the best of `steps` random changes of the same size: instant, "
+            "works "
+            "on any model, and the baseline that the gradient has to beat.",
+        ),
+        io.Combo.Input(
+            "norm",
+            options=list(NORMS),
+            advanced=True,
+            tooltip="What epsilon bounds: the largest change, the RMS, or the mean.",
+        ),
+        io.Combo.Input(
+            "truncation",
+            options=TRUNCATIONS,
+            advanced=True,
+            tooltip="For L-inf. truncate keeps the change like Gaussian noise cut at epsilon: least visible. clip "
+            "lets every "
+            "pixel go to epsilon (classic PGD): a little stronger, three times the visible noise.",
+        ),
+        io.Combo.Input(
+            "step_rule",
+            options=STEP_RULES,
+            advanced=True,
+            tooltip="How the input moves along the gradient. APGD sets its own step size; FGSM makes a single step.",
+        ),
+        io.Float.Input(
+            "step_size",
+            default=0.1,
+            min=0.001,
+            max=2.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Size of one step of PGD, MI-FGSM and Adam, as a fraction of epsilon.",
+        ),
+        io.Combo.Input(
+            "schedule",
+            options=list(SCHEDULES),
+            advanced=True,
+            tooltip="Whether the steps of PGD, MI-FGSM and Adam stay the same size or shrink to a twentieth (cosine).",
+        ),
+        io.Float.Input(
+            "start_noise",
+            default=0.5,
+            min=0.0,
+            max=2.0,
+            step=0.05,
+            advanced=True,
+            tooltip="Standard deviation of the noise that a search starts from, as a fraction of epsilon. It must not "
+            "be 0 "
+            "for objectives that measure the distance from the default result: there the gradient is zero.",
+        ),
+        io.Float.Input(
+            "stop_at_change",
+            default=0.0,
+            min=0.0,
+            max=255.0,
+            step=0.5,
+            advanced=True,
+            tooltip="Stop a result as soon as its objective reaches this many 8-bit levels. 0 uses all steps.",
+        ),
+        io.Float.Input(
+            "time_limit",
+            default=0.0,
+            min=0.0,
+            max=86_400.0,
+            step=1.0,
+            advanced=True,
+            tooltip="Stop after this many seconds and keep the best so far. 0 sets no limit.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="The hole that the model fills in (1 = hole): its pixels are never changed, and the results are "
+            "compared "
+            "inside it.",
+        ),
+        io.Mask.Input(
+            "perturb_mask",
+            optional=True,
+            tooltip="Where the input may change (1 = may change). Without it: everywhere outside the hole.",
+        ),
+    ]
+
+
+def outputs() -> list[io.Output]:
+    """What every attack on an image model gives. Static: without a search the host's own result goes out."""
+    return [
+        io.Image.Output("results", tooltip="What the model makes of the attacked images: `count` for each image."),
+        io.Image.Output("unperturbed", tooltip="What the model makes of the image itself."),
+        io.Image.Output(
+            "attacked", tooltip="The changed inputs, on the 8-bit grid: saved as PNG they give exactly these results."
+        ),
+        io.Image.Output("difference", tooltip="The change of the input around mid grey, amplified until it shows."),
+        io.Custom("LOSS_MAP").Output("loss", tooltip="For Plot Loss Graph: minus the objective at every step."),
+        io.String.Output("report", tooltip="What was changed, by how much, what it did and what it cost, measured."),
+    ]
