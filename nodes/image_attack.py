@@ -44,7 +44,7 @@ def run(settings: AttackSettings, make_objective: MakeObjective, *, coupled: boo
         attack = _Attack.prepare(settings, model, make_objective, coupled)
         step, losses = attack.search()
         found = attack.finish(step)
-        attacked, noisy = found.variable.movedim(1, -1).cpu(), attack.noise().movedim(1, -1).cpu()
+        attacked, noisy = _as_image(found.variable), _as_image(attack.noise())
         measured = Measured(
             default=_repeat(unperturbed, settings.count),
             results=model.plain(attacked),
@@ -137,6 +137,11 @@ def _mask(mask: Tensor | None, image: Tensor, name: str) -> Tensor | None:
 def _repeat(batch: Tensor, count: int) -> Tensor:
     """Image-major: `count` copies of image 0, then of image 1."""
     return batch.repeat_interleave(count, 0)
+
+
+def _as_image(batch: Tensor) -> Tensor:
+    """B C H W -> B H W C on the CPU, laid out as Load Image lays it out: convolutions round differently otherwise."""
+    return batch.movedim(1, -1).contiguous().cpu()
 
 
 def _untouched(s: AttackSettings, unperturbed: Tensor, model: ImageModel) -> io.NodeOutput:
