@@ -1,0 +1,141 @@
+"""The workflows that the pack ships, through the real server: they run, refuse nonsense, and can be cancelled."""
+
+from __future__ import annotations
+
+import io
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from provoke.tools import templates
+from provoke.tools.server import Client, Event, Rejected, Server
+from provoke.tools.workflow import to_prompt
+
+NAMES = sorted(path.stem for path in templates.FOLDER.glob("*.json"))
+Nodes = dict[str, Any]
+
+
+def prompt_of(name: str, definitions: Nodes) -> dict[str, dict[str, Any]]:
+    (template,) = (found for found in templates.load() if found.name == name)
+    return to_prompt(template.graph, definitions)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_runs_and_leaves_pictures(name: str, server: Server, client: Client, definitions: Nodes) -> None:
+    (template,) = (found for found in templates.load() if found.name == name)
+    result = client.run(prompt_of(name, definitions), workflow=template.graph)
+    assert result.status == "success", f"node {result.error_node}: {result.error}"
+    assert result.pictures
+    for picture in result.pictures:
+        with Image.open(io.BytesIO(client.fetch(picture))) as image:
+            assert min(image.size) >= 16
+            assert any(low != high for low, high in image.convert("RGB").getextrema()), f"{picture} is blank"
+    assert server.problems() == []
+    # What the demo says about pictures is said about pictures that exist.
+    described = set(template.graph.get("extra", {}).get("provoke", {}).get("shows", {}))
+    assert described <= {picture.node for picture in result.pictures} | set(result.texts)
+
+
+def test_the_pack_is_in_its_templates(definitions: Nodes, ours: Nodes) -> None:
+    used = {node["class_type"] for name in NAMES for node in prompt_of(name, definitions).values()}
+    assert used & set(ours)
+
+
+def test_a_value_out_of_range_is_refused_in_words(client: Client, definitions: Nodes, ours: Nodes) -> None:
+    """By the server, before anything runs: with a dynamic combo or a validate_inputs this is easily lost."""
+    tried = set()
+    for name in NAMES:
+        for identity, node in prompt_of(name, definitions).items():
+            if node["class_type"] not in ours:
+                continue
+            for key, bound in lower_bounds(ours[node["class_type"]]).items():
+                if (node["class_type"], key) in tried or not isinstance(node["inputs"].get(key), int | float):
+                    continue
+                tried.add((node["class_type"], key))
+                prompt = only_what_needs(identity, prompt_of(name, definitions), definitions)
+                prompt[identity]["inputs"][key] = bound - 1
+                with pytest.raises(Rejected) as caught:
+                    client.post("/prompt", {"prompt": prompt})
+                assert caught.value.status == 400
+                assert key in caught.value.text
+                assert "smaller than min" in caught.value.text
+    assert tried
+
+
+def only_what_needs(identity: str, prompt: dict[str, Any], definitions: Nodes) -> dict[str, Any]:
+    """A prompt without the output nodes that run without a node: the server would still take it for their sake."""
+
+    def needs(node: str) -> bool:
+        wires = [value for value in prompt[node]["inputs"].values() if isinstance(value, list)]
+        return node == identity or any(needs(wire[0]) for wire in wires)
+
+    outputs = {node for node in prompt if definitions[prompt[node]["class_type"]].get("output_node")}
+    return {node: body for node, body in prompt.items() if node not in outputs or needs(node)}
+
+
+def lower_bounds(definition: dict[str, Any]) -> dict[str, float]:
+    """The numbers among a node's inputs that have a minimum."""
+    declared = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
+    return {
+        name: options[1]["min"]
+        for name, options in declared.items()
+        if options[0] in ("INT", "FLOAT") and len(options) > 1 and "min" in options[1]
+    }
+
+
+def test_a_missing_picture_is_refused_in_words(client: Client, definitions: Nodes, ours: Nodes) -> None:
+    """A required socket that is not connected: the answer names the node and the input."""
+    for name in NAMES:
+        for identity, node in prompt_of(name, definitions).items():
+            required = ours.get(node["class_type"], {"input": {}})["input"].get("required", {})
+            for key in (key for key in required if isinstance(node["inputs"].get(key), list)):
+                prompt = only_what_needs(identity, prompt_of(name, definitions), definitions)
+                del prompt[identity]["inputs"][key]
+                with pytest.raises(Rejected, match=key) as caught:
+                    client.post("/prompt", {"prompt": prompt})
+                assert node["class_type"] in caught.value.text
+                return
+    pytest.fail("no template has a Provoke node with a connected required input")
+
+
+def long_run(definitions: Nodes, ours: Nodes) -> tuple[str, str, dict[str, dict[str, Any]]]:
+    """A template, one of its Provoke nodes, and its prompt in which that node takes many steps.
+
+    Not more than 200: the host's progress bar is silent about steps that are less than half a percent.
+    """
+    for name in NAMES:
+        prompt = prompt_of(name, definitions)
+        for identity, node in prompt.items():
+            steps = ours.get(node["class_type"], {"input": {}})["input"].get("required", {}).get("steps")
+            if steps is not None:
+                node["inputs"]["steps"] = min(200, steps[1]["max"])
+                return name, identity, prompt
+    pytest.fail("no template has a Provoke node with steps")
+
+
+def test_cancel_stops_within_a_step_and_the_next_prompt_runs(
+    server: Server, client: Client, definitions: Nodes, ours: Nodes
+) -> None:
+    name, searching, prompt = long_run(definitions, ours)
+    heard: list[tuple[float, Event]] = []
+
+    def cancel_in_the_middle(event: Event) -> None:
+        if event.kind == "progress" and event.node == searching:
+            heard.append((time.monotonic(), event))
+            if len(heard) == 4:
+                client.interrupt()
+
+    result = client.run(prompt, on_event=cancel_in_the_middle, timeout=300)
+    ended = time.monotonic()
+    assert result.status == "interrupted", result.error
+    step = max((later[0] - earlier[0]) for earlier, later in pairwise(heard[:4]))
+    # One step, plus what the way over HTTP and websocket takes on a busy machine.
+    assert ended - heard[3][0] < 2 * step + 2.0
+    assert heard[-1][1].value < heard[-1][1].maximum / 2
+    again = client.run(prompt_of(name, definitions))
+    assert again.status == "success", again.error
+    assert again.pictures
+    assert server.problems() == []

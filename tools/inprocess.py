@@ -1,0 +1,56 @@
+"""The host and the pack in this very process, for benchmarks and pictures that need no server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from . import pack
+from .console import DevError
+
+
+def open_pack(threads: int = 1) -> ModuleType:
+    """Import ComfyUI (COMFYUI_PATH) on the CPU and the pack as `provoke`; the demo weights appear in the host's lists.
+
+    Gives the package `provoke.nodes`. Raises DevError when there is no ComfyUI at that path.
+    """
+    path = os.environ.get("COMFYUI_PATH")
+    if not path or not (Path(path) / "comfy").is_dir():
+        raise DevError("This needs ComfyUI: start it as `python dev.py run SCRIPT`, or set COMFYUI_PATH to its folder.")
+    sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != pack.ROOT]
+    sys.path.insert(0, str(Path(path).resolve()))
+    logging.disable(logging.INFO)
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True  # before model_management is imported: that is when it looks for a device
+    import torch
+
+    torch.set_num_threads(threads)
+    pack.load()
+    import provoke.nodes
+    from provoke.host.folders import register_model_folders
+
+    register_model_folders()
+    return provoke.nodes
+
+
+def upscale_model(name: str) -> Any:
+    """What the host's *Load Upscale Model* gives for a file of its list."""
+    import torch
+    from comfy_extras.nodes_upscale_model import UpscaleModelLoader
+
+    with torch.inference_mode():
+        return UpscaleModelLoader.execute(name).args[0]
+
+
+def upscaled(model: Any, image: Any) -> Any:
+    """What the host's *Upscale Image (using Model)* gives: B H W C -> B h w C."""
+    import torch
+    from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
+
+    with torch.inference_mode():
+        return ImageUpscaleWithModel.execute(model, image).args[0]
