@@ -1,0 +1,1 @@
+"""The only room that knows ComfyUI: gradients, image models, tiles, memory, progress, model folders."""

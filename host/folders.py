@@ -1,0 +1,18 @@
+"""Model folders that the pack adds to the host's own lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+_WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
+
+
+def register_model_folders() -> None:
+    """Makes the demo weights appear in *Load Upscale Model*. Harmless when called twice or when the folder is missing.
+
+    Appended, never the default: the host writes and looks first in its own folder
+    (`folder_paths.add_model_folder_path`).
+    """
+    folder_paths.add_model_folder_path("upscale_models", str(_WEIGHTS / "upscale_models"))

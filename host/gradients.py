@@ -1,0 +1,160 @@
+"""The gradient session: leaving the host's inference mode for a while, and leaving no trace of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import GradientError
+
+
+@dataclass(frozen=True)
+class _Swap:
+    """One tensor of a module that was replaced by an alias on the same memory."""
+
+    table: dict[str, Any]
+    key: str
+    original: Tensor
+    alias: Tensor
+
+
+class GradientSession:
+    """What `gradient_session` yields. Call `refresh` when the host may have loaded or moved the model since."""
+
+    def __init__(self, roots: tuple[nn.Module, ...]) -> None:
+        self._modules = [module for root in roots for module in root.modules()]
+        self._training = [(module, module.training) for module in self._modules]
+        self._swaps: dict[tuple[int, str], _Swap] = {}
+
+    def refresh(self) -> None:
+        """Makes every tensor of the models usable by autograd and frozen, without copying. Harmless when repeated."""
+        self._follow_moves()
+        for module in self._modules:
+            module.training = False
+        aliases: dict[int, Tensor] = {}  # tied weights stay tied
+        for module in self._modules:
+            # Parameters, buffers, and plain attributes (SwinIR keeps its mean so): what execution.py's inference mode
+            # made (`with torch.inference_mode()` around the whole prompt) cannot be saved for backward.
+            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+            for table in tables:
+                for key, tensor in list(table.items()):
+                    if isinstance(tensor, Tensor) and (tensor.is_inference() or tensor.requires_grad):
+                        alias = aliases.setdefault(id(tensor), _alias(tensor))
+                        known = self._swaps.get(
+                            (id(table), key)
+                        )  # moved in inference mode, our alias is one of its tensors
+                        original = tensor if known is None else known.original
+                        self._swaps[id(table), key] = _Swap(table, key, original, alias)
+                        table[key] = alias
+
+    @contextmanager
+    def as_host(self) -> Iterator[None]:
+        """For calls of the host's own nodes within the session: inference mode, as execution.py has it around
+        every node. `refresh` afterwards."""
+        with torch.inference_mode(), _training_flag(False):
+            yield
+
+    def close(self) -> None:
+        """Puts the original tensors, their gradients' state and the train/eval flags back."""
+        self._follow_moves()
+        for swap in self._swaps.values():
+            swap.table[swap.key] = swap.original
+        self._swaps.clear()
+        for module, training in self._training:
+            module.training = training
+            for key, value in list(vars(module).items()):
+                if (
+                    isinstance(value, Tensor) and value.grad_fn is not None
+                ):  # a forward that keeps its activations on self
+                    vars(module)[key] = value.detach()
+
+    def _follow_moves(self) -> None:
+        """The host may have loaded, unloaded or moved the model since."""
+        # Another tensor in our place: ModelPatcher.load and unpatch_model set new parameters
+        # (comfy.utils.set_attr_param), Module.to new buffers. What is there is right, and putting ours back would undo
+        # it: forget ours.
+        self._swaps = {at: swap for at, swap in self._swaps.items() if swap.table.get(swap.key) is swap.alias}
+        # Module.to (ImageUpscaleWithModel.execute ends with it in hosts before 0.30) gives a parameter new memory in
+        # place, hence our alias and not the original: hand it on, or the old device would stay occupied.
+        for swap in self._swaps.values():
+            if swap.alias.data_ptr() != swap.original.data_ptr():
+                with torch.inference_mode(swap.original.is_inference()):
+                    swap.original.data = swap.alias.data
+
+
+@contextmanager
+def gradient_session(*roots: nn.Module) -> Iterator[GradientSession]:
+    """Inside: normal autograd, frozen models in eval mode, the host's kernels without a backward switched off.
+
+    Args:
+        roots: the modules that gradients will pass through, *already loaded* on their device: loading makes inference
+            tensors.
+
+    Afterwards every model is as it was, also when something flies out. torch keeps inference mode per thread: no
+    `await` inside, or the state leaks into other nodes.
+
+    Raises:
+        GradientError: a model whose weights cannot be aliased (TorchScript, quantised weights).
+    """
+    for root in roots:
+        _refuse_script(root)
+    session = GradientSession(roots)
+    with torch.inference_mode(False), torch.enable_grad(), _training_flag(True):
+        try:
+            session.refresh()
+            yield session
+        finally:
+            session.close()
+
+
+def normal(tensor: Tensor) -> Tensor:
+    """The tensor itself, or a copy that autograd may use when it comes from a node that ran in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """A normal, frozen tensor on the memory of an inference tensor, or of one that wants gradients."""
+    if type(tensor) not in (Tensor, nn.Parameter):
+        raise GradientError(
+            f"The model holds weights of the kind {type(tensor).__name__}",
+            "plain tensors (float32, float16 or bfloat16)",
+            "load the same model from a file that is not quantised",
+        )
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    if isinstance(tensor, nn.Parameter):
+        alias = nn.Parameter(alias, requires_grad=False)
+    alias.__dict__.update(tensor.__dict__)  # ModelPatcherDynamic.load hangs `_model_dtype` on parameters
+    return alias
+
+
+def _refuse_script(root: nn.Module) -> None:
+    """A compiled module keeps its parameters where Python cannot replace them."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in root.modules()):
+        raise GradientError(
+            "The model is TorchScript (compiled, often a .pt file)",
+            "a model in plain PyTorch, as spandrel loads it",
+            "load the weights (.safetensors or .pth) of the same model with a node that uses spandrel",
+        )
+
+
+@contextmanager
+def _training_flag(value: bool) -> Iterator[None]:
+    """`comfy.model_management.in_training`: flux, wan, lumina and others then use plain torch instead of
+    comfy_kitchen's rotary embedding, which has no backward. (Every host that we know has it; older ones may not.)"""
+    management = comfy.model_management
+    if not hasattr(management, "in_training"):
+        yield
+        return
+    before = management.in_training
+    management.in_training = value
+    try:
+        yield
+    finally:
+        management.in_training = before

@@ -1,0 +1,177 @@
+"""Memory: measured, asked for, and what happens when it runs out; and what the cost attributes say, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+pytestmark = pytest.mark.usefixtures("executor")
+
+
+class Greedy(nn.Module):
+    """Fails as a full GPU does, where told to: in the forward with a graph, in the backward, or without a graph."""
+
+    forward_limit = backward_limit = plain_limit = 10**9  # pixels, those of the graphs that are still alive included
+    alive = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.shape[-1] * x.shape[-2]
+        if pixels + Greedy.alive > Greedy.forward_limit if x.requires_grad else pixels > Greedy.plain_limit:
+            raise torch.OutOfMemoryError("too large")
+        return 0.5 + 0.2 * Full.apply(self.net(x))
+
+
+class Graph:
+    """Counted for as long as a graph holds it."""
+
+    def __init__(self, pixels: int) -> None:
+        self.pixels = pixels
+        Greedy.alive += pixels
+
+    def __del__(self) -> None:
+        Greedy.alive -= self.pixels
+
+
+class Full(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.graph = Graph(x.shape[-1] * x.shape[-2])
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        if Greedy.alive > Greedy.backward_limit:
+            raise torch.OutOfMemoryError("too large")
+        return gradient
+
+
+@pytest.mark.parametrize(
+    ("limits", "note", "cost"),
+    [
+        ({}, None, 2.0),
+        ({"forward_limit": 150 * 140}, "gradient with one image at a time", 3.0),
+        ({"backward_limit": 150 * 140}, "gradient with one image at a time", 3.0),
+        ({"forward_limit": 128 * 128}, "gradient with 128 px tiles", None),
+        ({"backward_limit": 128 * 128}, "gradient with 128 px tiles", None),
+        ({"plain_limit": 128 * 128}, "picture with 128 px tiles", None),
+        ({"forward_limit": 1}, None, None),
+    ],
+)
+def test_out_of_memory_steps_down(
+    limits: dict[str, int],
+    note: str | None,
+    cost: float | None,
+    host: SimpleNamespace,
+    build: Any,
+    photo: Callable[..., Tensor],
+    monkeypatch: Any,
+) -> None:
+    image, model = photo(2, 150, 140), build.descriptor(Greedy())
+    x = image.movedim(-1, 1).clone()
+    with host.open(model, image) as opened:
+        output, pullback = opened.vjp(x)
+        weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+        expected = pullback(weight)
+    with host.open(model, image) as opened:
+        for name, limit in limits.items():
+            monkeypatch.setattr(Greedy, name, limit)
+        if limits.get("forward_limit") == 1:
+            with pytest.raises(host.errors.ProvokeError, match="128 px tiles"):
+                opened.vjp(x)[1](weight)
+            return
+        output, pullback = opened.vjp(x)
+        gradient = pullback(weight)
+        assert float((gradient - expected).abs().max() / expected.abs().max()) < 1e-4
+        assert torch.allclose(opened.vjp(x)[1](weight), gradient)
+        assert float((opened(x) - output).abs().max()) < 1e-5
+        assert Greedy.alive == 0  # no graph is left
+        assert opened.notes == ([] if note is None else [n for n in opened.notes if n.startswith("out of memory")])
+        if note is not None:
+            assert note in opened.notes[-1]
+        if cost is not None:
+            assert opened.vjp_cost == cost
+
+
+def test_short_memory_is_seen_before_it_fails(
+    host: SimpleNamespace, build: Any, photo: Callable[..., Tensor], monkeypatch: Any
+) -> None:
+    import comfy.model_management as mm
+
+    image, model = photo(2, 150, 140), build.compact()
+    with host.open(model, image) as opened:
+        one = opened._finding.bytes_per_pixel * 150 * 140
+    for free, tile, single in ((3 * one, None, False), (1.5 * one, None, True), (0.5 * one, 128, True)):
+        monkeypatch.setattr(
+            mm,
+            "get_free_memory",
+            lambda *a, free=free, torch_free_too=False, **k: (free, free) if torch_free_too else free,
+        )
+        with host.open(model, image) as opened:
+            assert (opened._backward.rung.tile, opened._backward.rung.single) == (tile, single)
+            assert opened.notes == (
+                [] if not single else [f"memory is short: gradient with {opened._backward.rung.words}"]
+            )
+
+
+def test_the_host_is_asked_before_any_graph_lives(
+    host: SimpleNamespace, build: Any, photo: Callable[..., Tensor], monkeypatch: Any
+) -> None:
+    import comfy.model_management as mm
+
+    image, vae = photo(2, 64, 64), build.vae()
+    asked: list[tuple[int, float]] = []
+    load = mm.load_models_gpu
+    monkeypatch.setattr(
+        mm, "load_models_gpu", lambda m, memory_required=0, **k: (asked.append((len(m), memory_required)), load(m, **k))
+    )
+    with host.open(vae, image) as opened:
+        needed = opened._finding.bytes_per_pixel * image[..., 0].numel()
+        count = len(asked)
+        for _ in range(2):
+            output, pullback = opened.vjp(image.movedim(-1, 1))
+            pullback(torch.ones_like(output))
+        assert len(asked) == count  # none inside the loop
+    assert asked[-1] == (1, pytest.approx(needed))
+
+
+def test_bytes_kept_are_counted_once(host: SimpleNamespace) -> None:
+    with torch.inference_mode(False):
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Sigmoid(), nn.Conv2d(8, 3, 1)).requires_grad_(False)
+        x = torch.rand(1, 3, 32, 32)
+        kept = host.memory.bytes_kept(lambda leaf: net(leaf).square(), x, net)
+    assert (
+        kept == (8 + 3) * 32 * 32 * 4
+    )  # the sigmoid's output (saved by two) and what is squared; no weights, no input
+
+
+def test_costs_are_what_is_counted(host: SimpleNamespace, build: Any, photo: Callable[..., Tensor]) -> None:
+    image = photo(2, 150, 290)
+    x = image.movedim(-1, 1).clone()
+    with host.open(build.compact(), image) as opened:
+        with FlopCounterMode(display=False) as once:
+            opened(x)
+        for _ in range(4):  # whole, one image at a time, 256 px, 128 px
+            with FlopCounterMode(display=False) as counted:
+                output, pullback = opened.vjp(x)
+                pullback(torch.ones_like(output))
+            ratio = counted.get_total_flops() / once.get_total_flops()
+            assert opened.vjp_cost == pytest.approx(ratio, rel=0.01)
+            if opened._backward.rung.tile != 128:
+                opened._backward.step_down()
+        assert opened.vjp_cost > 3.5
+        opened._forward.step_down()
+        opened._forward.step_down()
+        with FlopCounterMode(display=False) as counted:
+            opened(x)
+        assert opened.forward_cost == pytest.approx(counted.get_total_flops() / once.get_total_flops(), rel=0.01)
+        assert opened.forward_cost > 1.2
