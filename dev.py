@@ -75,11 +75,11 @@ def continue_inside(python: Path) -> int:
 
 def run_script(host: environment.Host, script: str, extra: list[str]) -> int:
     """Run a script of ours in the environment, with ComfyUI named in COMFYUI_PATH and one thread."""
-    path = ROOT / script
-    if not path.is_file():
-        raise DevError(f"There is no script {path}.")
-    settings = {"COMFYUI_PATH": str(host.path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.call([sys.executable, str(path), *extra], env=os.environ | settings)
+    if not (ROOT / script).is_file():
+        raise DevError(f"There is no script {ROOT / script}.")
+    settings = {"COMFYUI_PATH": str(host.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "tools" / "run.py"), script, *extra]
+    return subprocess.call(command, env=os.environ | settings)
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import pack
 from .console import DevError
 
 
@@ -21,7 +20,6 @@ def open_pack(threads: int = 1) -> ModuleType:
     path = os.environ.get("COMFYUI_PATH")
     if not path or not (Path(path) / "comfy").is_dir():
         raise DevError("This needs ComfyUI: start it as `python dev.py run SCRIPT`, or set COMFYUI_PATH to its folder.")
-    sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != pack.ROOT]
     sys.path.insert(0, str(Path(path).resolve()))
     logging.disable(logging.INFO)
     import comfy.cli_args
@@ -30,12 +28,11 @@ def open_pack(threads: int = 1) -> ModuleType:
     import torch
 
     torch.set_num_threads(threads)
-    pack.load()
-    import provoke.nodes
-    from provoke.host.folders import register_model_folders
+    from .. import nodes
+    from ..host.folders import register_model_folders
 
     register_model_folders()
-    return provoke.nodes
+    return nodes
 
 
 def upscale_model(name: str) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tools.inprocess import open_pack, upscale_model
-from tools.pack import ROOT
+from ..demo.photos import photo_names
+from .inprocess import open_pack, upscale_model
+from .pack import ROOT
 
 IMAGES = ROOT / "web" / "docs" / "images"
 CELL, GAP, LINE = 192, 8, 20
@@ -61,7 +62,6 @@ def attack(nodes: Any, **inputs: Any) -> Any:
 def main() -> None:
     nodes = open_pack()
     inpainter = upscale_model("provoke-demo-inpainter.safetensors")
-    from provoke.demo.photos import photo_names
 
     hero = []
     for name in ("chelsea", "coffee", "rocket"):

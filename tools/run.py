@@ -1,0 +1,27 @@
+"""Run a script of ours as a module of the pack, so that it imports as everything else does: relatively.
+
+python tools/run.py benchmarks/untargeted/run.py [arguments]      (`python dev.py run SCRIPT` does it)
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    sys.path[0] = str(ROOT)
+    from tools import pack
+
+    pack.load()
+    sys.path.pop(0)  # the host has modules of its own named `nodes` and so on
+    script = Path(sys.argv[1])
+    del sys.argv[0]
+    runpy.run_module(".".join(["provoke", *script.with_suffix("").parts]), run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
