@@ -63,8 +63,9 @@ class Budget:
             span = f"{float(center.min()):.4g} to {float(center.max()):.4g}"
             raise ProvokeError(f"The input spans {span}", f"values from {low:g} to {high:g}", "clamp the input first")
         self.center, self.epsilon = center, float(epsilon)
-        self.low: Tensor | float = low
-        self.high: Tensor | float = high
+        self.low, self.high = center.new_tensor(low), center.new_tensor(high)
+        # below this a distance is only float rounding of center + change
+        self.rounding = 4 * torch.finfo(center.dtype).eps * max(1.0, float(center.abs().max()))
         self.mask = None if mask is None else (mask != 0).expand_as(center)
         every = torch.full((len(center),), center[0].numel(), device=center.device)
         self.entries = (every if self.mask is None else self.mask.flatten(1).sum(1)).double()
@@ -93,8 +94,7 @@ class Budget:
         if self.mask is not None:
             boxed = torch.where(self.mask, boxed, self.center)
         # what is inside but for rounding is left alone, bit for bit: projecting twice, or a grid point, changes nothing
-        rounding = 4 * torch.finfo(x.dtype).eps * max(1.0, float(self.center.abs().max()))
-        inside = self._norm(boxed - self.center) <= self.epsilon + rounding
+        inside = self._norm(boxed - self.center) <= self.epsilon + self.rounding
         if bool(inside.all()):
             return boxed
         shrunk = self._shrink(self.free(x - self.center), self.low - self.center, self.high - self.center)
@@ -121,7 +121,7 @@ class Budget:
         if self.epsilon == 0:
             return self.center.clone()
 
-        first, last = _grid_bounds(self.low, self.high, x, levels)
+        first, last = _grid_bounds(self.low, self.high, levels)
 
         # scaling the change until its rounded form fits: rounding adds at most half a level to each entry
         def rounded(share: Tensor) -> Tensor:
@@ -141,10 +141,9 @@ class Budget:
         raise NotImplementedError
 
 
-def _grid_bounds(low: Tensor | float, high: Tensor | float, like: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+def _grid_bounds(low: Tensor, high: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """First and last grid point (in levels) between low and high; first > last where there is none."""
     slack = 1e-3  # in levels: far above the float32 rounding of k / 255, far below what counts
-    low, high = torch.as_tensor(low).to(like), torch.as_tensor(high).to(like)
     return (low * levels - slack).ceil(), (high * levels + slack).floor()
 
 
@@ -176,7 +175,7 @@ class LInf(Budget):
         """Rounds each entry to the nearest grid point of its own interval (exact, unlike scaling the whole change)."""
         if self.epsilon == 0:
             return self.center.clone()
-        first, last = _grid_bounds(self.center - self.epsilon, self.center + self.epsilon, x, levels)
+        first, last = _grid_bounds(self.center - self.epsilon, self.center + self.epsilon, levels)
         grid = (x * levels).round().clamp(first, last)
         grid = torch.where(first <= last, grid, (self.center * levels).round()) / levels
         return grid if self.mask is None else torch.where(self.mask, grid, self.center)
@@ -244,7 +243,7 @@ class TruncatedNoise(L2):
         mask: Tensor | None = None,
     ) -> None:
         super().__init__(center, threshold * sigma, box=box, mask=mask)
-        self.low, self.high = (center - threshold).clamp_min(self.low), (center + threshold).clamp_max(self.high)
+        self.low, self.high = (center - threshold).clamp(min=self.low), (center + threshold).clamp(max=self.high)
 
 
 class L1(Budget):

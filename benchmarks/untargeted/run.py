@@ -228,12 +228,13 @@ def main() -> None:
     options = parser.parse_args()
     nodes = open_pack()
     jobs = [
-        ("inpainter", upscale_model("provoke-demo-inpainter.safetensors"), 96, disc(96, 16)),
-        ("upscaler x2", upscale_model("provoke-demo-upscaler-x2.safetensors"), 64, None),
+        ("inpainter", "provoke-demo-inpainter.safetensors", 96, disc(96, 16)),
+        ("upscaler x2", "provoke-demo-upscaler-x2.safetensors", 64, None),
     ]
 
     cases: list[Case] = []
-    for name, model, size, hole in jobs:
+    for name, file, size, hole in jobs:
+        model = upscale_model(file)
         for epsilon in EPSILONS[1:2] if options.quick else EPSILONS:
             for index, crop in enumerate(crops(size, 1 if options.quick else CROPS)):
                 image = crop if hole is None else mark_hole(crop, hole)
