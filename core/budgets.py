@@ -68,7 +68,8 @@ class Budget:
         self.rounding = 4 * torch.finfo(center.dtype).eps * max(1.0, float(center.abs().max()))
         self.mask = None if mask is None else (mask != 0).expand_as(center)
         every = torch.full((len(center),), center[0].numel(), device=center.device)
-        self.entries = (every if self.mask is None else self.mask.flatten(1).sum(1)).double()
+        # float32 throughout: some devices have nothing finer, and torch sums in pairs
+        self.entries = (every if self.mask is None else self.mask.flatten(1).sum(1)).to(center.dtype)
         if not bool((self.entries > 0).all()):
             raise ProvokeError(
                 "The perturbation mask is empty: nothing may change",
@@ -94,15 +95,21 @@ class Budget:
         if self.mask is not None:
             boxed = torch.where(self.mask, boxed, self.center)
         # what is inside but for rounding is left alone, bit for bit: projecting twice, or a grid point, changes nothing
-        inside = self._norm(boxed - self.center) <= self.epsilon + self.rounding
+        inside = self.contains(boxed)
         if bool(inside.all()):
             return boxed
         shrunk = self._shrink(self.free(x - self.center), self.low - self.center, self.high - self.center)
         return torch.where(per_item(inside, x) > 0, boxed, (self.center + shrunk).clamp(self.low, self.high))
 
     def measure(self, x: Tensor) -> Tensor:
-        """Distance from the center in the norm's unit: B, float64."""
+        """Distance from the center in the norm's unit: B."""
         return self._norm(x - self.center)
+
+    def contains(self, x: Tensor, slack: float = 0.0) -> Tensor:
+        """Whether each item is inside ball and box, but for float rounding and `slack` (in the variable's units): B."""
+        slack += self.rounding
+        boxed = ((x >= self.low - slack) & (x <= self.high + slack)).flatten(1).all(1)
+        return boxed & (self.measure(x) <= self.epsilon + slack)
 
     def direction(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The step of size 1 (in this norm) from x that climbs fastest along `gradient`."""
@@ -110,7 +117,8 @@ class Budget:
 
     def free(self, change: Tensor) -> Tensor:
         """The part of a change that the mask allows."""
-        return change if self.mask is None else change * self.mask
+        # not a product: outside the mask even infinity does not count
+        return change if self.mask is None else torch.where(self.mask, change, torch.zeros_like(change))
 
     def quantise(self, x: Tensor, levels: int = 255) -> Tensor:
         """A point near x on the grid k / levels that is still inside the budget: what an 8-bit file can hold.
@@ -128,10 +136,15 @@ class Budget:
             wish = ((self.center + per_item(share, x) * (x - self.center)) * levels).round()
             return torch.where(first <= last, wish.clamp(first, last), wish) / levels
 
-        share = _largest(
-            lambda s: self._norm(self.free(rounded(s) - self.center)), self.epsilon, torch.ones_like(self.entries)
-        )
+        def size(share: Tensor) -> Tensor:
+            return self._norm(self.free(rounded(share) - self.center))
+
+        share = _largest(size, self.epsilon + self.rounding, torch.ones_like(self.entries))
         return rounded(share) if self.mask is None else torch.where(self.mask, rounded(share), self.center)
+
+    def _narrow(self, radius: float) -> None:
+        """Cut the box to what is at most `radius` from the center."""
+        self.low, self.high = (self.center - radius).clamp(min=self.low), (self.center + radius).clamp(max=self.high)
 
     def _norm(self, delta: Tensor) -> Tensor:
         raise NotImplementedError
@@ -143,7 +156,7 @@ class Budget:
 
 def _grid_bounds(low: Tensor, high: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """First and last grid point (in levels) between low and high; first > last where there is none."""
-    slack = 1e-3  # in levels: far above the float32 rounding of k / 255, far below what counts
+    slack = 1e-4  # in levels: above the float32 rounding of k / 255, far below what counts
     return (low * levels - slack).ceil(), (high * levels + slack).floor()
 
 
@@ -161,7 +174,18 @@ def _largest(size: Callable[[Tensor], Tensor], limit: float, most: Tensor) -> Te
 
 
 class LInf(Budget):
-    """No entry moves by more than epsilon."""
+    """No entry moves by more than epsilon: a smaller box."""
+
+    def __init__(
+        self,
+        center: Tensor,
+        epsilon: float,
+        *,
+        box: tuple[float, float] | None = (0.0, 1.0),
+        mask: Tensor | None = None,
+    ) -> None:
+        super().__init__(center, epsilon, box=box, mask=mask)
+        self._narrow(epsilon)
 
     def random(self, rngs: Sequence[torch.Generator]) -> Tensor:
         """Sign noise: every entry on the surface."""
@@ -171,20 +195,11 @@ class LInf(Budget):
         """The gradient's sign (FGSM, Goodfellow et al. 2015)."""
         return self.free(gradient).sign()
 
-    def quantise(self, x: Tensor, levels: int = 255) -> Tensor:
-        """Rounds each entry to the nearest grid point of its own interval (exact, unlike scaling the whole change)."""
-        if self.epsilon == 0:
-            return self.center.clone()
-        first, last = _grid_bounds(self.center - self.epsilon, self.center + self.epsilon, levels)
-        grid = (x * levels).round().clamp(first, last)
-        grid = torch.where(first <= last, grid, (self.center * levels).round()) / levels
-        return grid if self.mask is None else torch.where(self.mask, grid, self.center)
-
     def _norm(self, delta: Tensor) -> Tensor:
-        return delta.abs().flatten(1).amax(1).double()
+        return delta.abs().flatten(1).amax(1)
 
     def _shrink(self, delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        return delta.clamp(-self.epsilon, self.epsilon).clamp(low, high)
+        return delta.clamp(low, high)
 
 
 class L2(Budget):
@@ -204,7 +219,7 @@ class L2(Budget):
         return change / per_item(self._norm(change).clamp_min(1e-38), change)
 
     def _norm(self, delta: Tensor) -> Tensor:
-        return (delta.flatten(1).square().sum(1, dtype=torch.float64) / self.entries).sqrt()
+        return (delta.flatten(1).square().sum(1) / self.entries).sqrt()
 
     def _shrink(self, delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """The nearest point of ball and box is clip(s * delta) for the largest s <= 1 that fits (KKT: s = 1 / (1 +
@@ -243,7 +258,7 @@ class TruncatedNoise(L2):
         mask: Tensor | None = None,
     ) -> None:
         super().__init__(center, threshold * sigma, box=box, mask=mask)
-        self.low, self.high = (center - threshold).clamp(min=self.low), (center + threshold).clamp(max=self.high)
+        self._narrow(threshold)
 
 
 class L1(Budget):
@@ -287,14 +302,14 @@ class L1(Budget):
         return step * per_item(self.entries / chosen.sum(1).clamp_min(1), step)
 
     def _norm(self, delta: Tensor) -> Tensor:
-        return delta.abs().flatten(1).sum(1, dtype=torch.float64) / self.entries
+        return delta.abs().flatten(1).sum(1) / self.entries
 
     def _shrink(self, delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """The nearest point is sign * min(max(|delta| - t, 0), room) for the smallest t >= 0 that fits (Croce and Hein
         2021).
         """
         size = delta.abs()
-        most = size.flatten(1).amax(1).double()
+        most = size.flatten(1).amax(1)
 
         def point(keep: Tensor) -> Tensor:  # keep = most - t grows with the ball
             soft = (size - per_item(most - keep, size)).clamp_min(0) * delta.sign()

@@ -29,10 +29,8 @@ class WeightedSum:
     """
 
     def __init__(self, parts: Mapping[str, tuple[float, Objective]]) -> None:
-        if not parts:
-            raise ProvokeError(
-                "An objective without parts", "at least one weighted part", "connect or weigh an objective"
-            )
+        if not any(weight for weight, _ in parts.values()):
+            raise ProvokeError("An objective whose parts all weigh 0", "a weight that is not 0", "raise a weight")
         self.parts = dict(parts)
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:

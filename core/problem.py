@@ -153,7 +153,14 @@ class ImageProblem:
             with torch.enable_grad():
                 leaf = image.detach().requires_grad_(True)
                 terms = self.objective.terms(self._augmented(leaf, rng))
-                (part,) = torch.autograd.grad(self.objective.total(terms).sum(), leaf)
+                total = self.objective.total(terms).sum()
+            if not total.requires_grad:
+                raise GradientError(
+                    "The objective carries no gradient",
+                    "a score computed from the image with differentiable torch operations",
+                    "use another objective, or method: random",
+                )
+            (part,) = torch.autograd.grad(total, leaf)
             cotangent += part / self.copies
             copies.append({name: value.detach() for name, value in terms.items()})
         return self._evaluation(copies, image, pullback(cotangent), self.generator.vjp_cost)
@@ -164,12 +171,21 @@ class ImageProblem:
     def _evaluation(
         self, copies: Sequence[dict[str, Tensor]], image: Tensor, gradient: Tensor | None, cost: float
     ) -> Evaluation:
-        terms = {name: torch.stack([copy[name].float() for copy in copies]).mean(0) for name in copies[0]}
+        terms = {name: _mean([copy[name] for copy in copies]) for name in copies[0]}
         return Evaluation(self.objective.total(terms), image, gradient, terms, cost)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """Never coarser than float32, whatever the model computes in."""
+    stacked = torch.stack(list(values))
+    return stacked.to(torch.promote_types(stacked.dtype, torch.float32)).mean(0)
 
 
 class Smoothed:
     """A problem averaged over Gaussian noise on the variable: a smoother boundary makes directions easier to find.
+
+    The gradient is that of the score at the noisy points (`within` is taken as the identity); the image is the last
+    copy's.
 
     Args:
         problem: the problem to smooth.

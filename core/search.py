@@ -73,7 +73,7 @@ def search(
         target: an item that scores this is done: it is left alone, and the search ends when all are.
         time_limit: seconds.
         should_stop: asked once a step (cooperative stop; the best so far is kept).
-    Raises GradientError when a gradient is exactly zero or missing, or not finite in three steps in a row or in all.
+    Raises GradientError when a gradient is exactly zero or missing, or not finite in eight steps in a row or in all.
     """
     x = budget.project(start)
     best: _Best | None = None
@@ -85,9 +85,12 @@ def search(
         now = problem.evaluate(x, rng, gradient=moving)
         cost += now.cost
         usable = watch.check(now, budget) if moving else now.score.isfinite()
-        open_items = torch.ones_like(usable) if best is None or target is None else best.score < target
-        best = _Best.of(x, now) if best is None else best.improved(x, now, usable & open_items, group_size)
-        stopped = _reason(i == steps, best.score, target, time_limit, time.monotonic() - began, should_stop)
+        is_open = (
+            torch.ones_like(usable) if best is None or target is None else ~_reached(best.score, target, group_size)
+        )
+        best = _Best.of(x, now) if best is None else best.improved(x, now, usable & is_open, group_size)
+        done = target is not None and bool(_reached(best.score, target, group_size).all())
+        stopped = _reason(i == steps, done, time_limit, time.monotonic() - began, should_stop)
         yield Step(
             i=i,
             steps=steps,
@@ -104,13 +107,26 @@ def search(
             stopped=stopped,
         )
         if stopped:
+            watch.close()
             return
         clean = torch.zeros_like(x) if now.gradient is None else _keep(usable, now.gradient, torch.zeros_like(x))
-        score = torch.where(usable, now.score, -torch.inf)
+        # members of a group rise and stall together: their rule must see what the search judges them by
+        score = _together(torch.where(usable, now.score, -torch.inf), group_size)
         moved = budget.project(rule.update(x, clean, score, budget, i / steps))
-        x = _keep(usable, moved, best.x)  # after an unusable gradient, go on from the best point known
+        # an unusable gradient: halfway back to the best point known (a deterministic model would fail again at x)
+        x = _keep(usable, moved, budget.project((x + best.x) / 2))
         if target is not None:
-            x = _keep(best.score < target, x, best.x)
+            x = _keep(_reached(best.score, target, group_size), best.x, x)
+
+
+def _together(score: Tensor, group_size: int) -> Tensor:
+    """Each item's score replaced by the mean of its group: B."""
+    return score.view(-1, group_size).mean(1).repeat_interleave(group_size)
+
+
+def _reached(score: Tensor, target: float, group_size: int) -> Tensor:
+    """Which items are done: B, bool."""
+    return _together(score, group_size) >= target
 
 
 def _keep(choose: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -118,16 +134,9 @@ def _keep(choose: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(choose.view(-1, *[1] * (a.ndim - 1)), a, b)
 
 
-def _reason(
-    last: bool,
-    score: Tensor,
-    target: float | None,
-    time_limit: float | None,
-    elapsed: float,
-    should_stop: Callable[[], bool],
-) -> str:
-    if target is not None and bool((score >= target).all()):
-        return f"every result reached the score {target:g}"
+def _reason(last: bool, done: bool, time_limit: float | None, elapsed: float, should_stop: Callable[[], bool]) -> str:
+    if done:
+        return "every result reached the target score"
     if last:
         return "all steps done"
     if should_stop():
@@ -152,8 +161,7 @@ class _Best:
     def improved(self, x: Tensor, now: Evaluation, usable: Tensor, group_size: int) -> _Best:
         """Members of a group change together, when their mean score rises."""
         score = torch.where(usable, now.score, -torch.inf)
-        better = score.view(-1, group_size).mean(1) > self.score.view(-1, group_size).mean(1)
-        better = better.repeat_interleave(group_size)
+        better = _together(score, group_size) > _together(self.score, group_size)
         return _Best(
             _keep(better, x, self.x), torch.where(better, score, self.score), _keep(better, now.image, self.image)
         )
@@ -162,7 +170,7 @@ class _Best:
 class _GradientWatch:
     """Refuses gradients that cannot lead anywhere; skips and counts the odd one that is not finite."""
 
-    LIMIT = 3  # steps in a row: chance (an unlucky augmentation) does not explain more
+    LIMIT = 8  # steps in a row: each went halfway back to a point that worked, and neither that nor new chance helped
 
     def __init__(self, items: int, device: torch.device) -> None:
         self.skipped = torch.zeros(items, dtype=torch.long, device=device)
@@ -182,9 +190,9 @@ class _GradientWatch:
             raise GradientError(
                 f"The gradient of item {_first(zero)} is exactly zero everywhere it may change",
                 "an objective that depends on the changeable part of the input, away from its optimum",
-                "start from noise instead of the input itself, enlarge perturb_mask, or check that the objective's "
-                "region and the model's output overlap; a model that rounds or thresholds has no gradient: use "
-                "method: random",
+                "start from noise instead of the input itself (start_noise), enlarge perturb_mask, or check that the "
+                "objective's region and the model's output overlap; a model that rounds or thresholds has no gradient: "
+                "use method: random",
             )
         usable = finite & ~zero
         self.good += usable
@@ -198,6 +206,15 @@ class _GradientWatch:
                 "run the model in float32 or bfloat16 instead of float16, lower the step size, or check the input",
             )
         return usable
+
+    def close(self) -> None:
+        """At the end of a run: an item that never had a usable gradient has not been searched."""
+        if bool((self.skipped > 0).any()) and bool((lost := (self.skipped > 0) & (self.good == 0)).any()):
+            raise GradientError(
+                f"No gradient of item {_first(lost)} was finite in the whole run",
+                "finite gradients",
+                "run the model in float32 or bfloat16 instead of float16, or check the input",
+            )
 
 
 def _first(flags: Tensor) -> int:
@@ -250,12 +267,7 @@ def select(
         one = _rescored(problem, x, seeds)
         distance = budget.measure(x)
         # a center off the grid may be half a level from its nearest grid point, whatever epsilon is
-        allowed = (
-            budget.epsilon * (1 + 1e-4) + 1e-7
-            if levels is None
-            else max(budget.epsilon * (1 + 1e-4), 0.5 / levels) + 1e-6
-        )
-        if bool((distance > allowed).any()):
+        if not bool(budget.contains(x, slack=0.0 if levels is None else 0.5 / levels).all()):
             raise ProvokeError(
                 f"A result at distance {float(distance.max()):.6g}",
                 f"at most epsilon = {budget.epsilon:.6g}",
@@ -275,8 +287,7 @@ def _rescored(problem: Problem, x: Tensor, seeds: Sequence[int]) -> Evaluation:
 
 
 def _better_of(old: Selection, new: Selection, group_size: int) -> Selection:
-    better = new.score.view(-1, group_size).mean(1) > old.score.view(-1, group_size).mean(1)
-    better = better.repeat_interleave(group_size)
+    better = _together(new.score, group_size) > _together(old.score, group_size)
     return Selection(
         _keep(better, new.variable, old.variable),
         _keep(better, new.image, old.image),

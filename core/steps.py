@@ -73,6 +73,7 @@ class Momentum:
         self.momentum: Tensor | None = None
 
     def update(self, x: Tensor, gradient: Tensor, score: Tensor, budget: Budget, progress: float) -> Tensor:
+        gradient = budget.free(gradient)
         size = gradient.abs().flatten(1).mean(1)
         unit = gradient / per_item(size.clamp_min(1e-38), gradient)
         self.momentum = unit if self.momentum is None else self.decay * self.momentum + unit
@@ -91,6 +92,7 @@ class Adam:
         self.reset()
 
     def reset(self) -> None:
+        self.scale: Tensor | None = None
         self.mean: Tensor | None = None
         self.square: Tensor | None = None
         self.count = 0
@@ -98,8 +100,10 @@ class Adam:
     def update(self, x: Tensor, gradient: Tensor, score: Tensor, budget: Budget, progress: float) -> Tensor:
         a, b = self.betas
         gradient = budget.free(gradient)
-        # unit gradients per item: Adam forgets the scale anyway, and squares of 1e-25 would vanish in float32
-        gradient = gradient / per_item(gradient.abs().flatten(1).amax(1).clamp_min(1e-38), gradient)
+        # Adam does not see a constant factor; without this one the square of a 1e-25 gradient would vanish in float32
+        size = gradient.abs().flatten(1).amax(1)
+        self.scale = size if self.scale is None else torch.where(self.scale > 0, self.scale, size)
+        gradient = gradient / per_item(self.scale.clamp_min(1e-38), gradient)
         mean = torch.zeros_like(x) if self.mean is None else self.mean
         square = torch.zeros_like(x) if self.square is None else self.square
         self.count += 1

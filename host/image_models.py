@@ -19,13 +19,16 @@ from .tiles import Plan, adjoint, blend, host_plan, smaller_plan, whole_plan
 
 
 @contextmanager
-def open_image_model(model: object, image: Tensor, mask: Tensor | None = None) -> Iterator[ImageModel]:
+def open_image_model(
+    model: object, image: Tensor, mask: Tensor | None = None, *, gradient: bool = True
+) -> Iterator[ImageModel]:
     """An image model inside a gradient session: loaded, differentiable, frozen. Afterwards everything is as it was.
 
     Args:
         model: from an UPSCALE_MODEL, INPAINT_MODEL or VAE socket.
         image: B H W 3 in [0, 1], as on an IMAGE socket; its size decides about tiles.
         mask: B H W (or 1 H W, or H W), 1 = hole; needed by inpainting models only.
+        gradient: False when no `vjp` will be asked for: then models without a gradient are welcome too.
 
     Raises:
         ProvokeError: an unknown model, an image or mask of the wrong shape, an empty image, NaN, a mask that is
@@ -39,7 +42,7 @@ def open_image_model(model: object, image: Tensor, mask: Tensor | None = None) -
     notes: list[str] = []
     hole = _check_mask(kind, image, mask)
     with resident(kind.residence), gradient_session(kind.module) as session:
-        finding = probe(kind, height, width)
+        finding = probe(kind, height, width, gradient=gradient)
         notes.extend(finding.notes)
         opened = ImageModel(kind, session, finding, None if hole is None else normal(hole), (height, width), notes)
         opened._reserve(len(image))

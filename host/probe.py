@@ -53,8 +53,11 @@ class Finding:
             yield
 
 
-def probe(kind: Kind, height: int, width: int) -> Finding:
+def probe(kind: Kind, height: int, width: int, *, gradient: bool = True) -> Finding:
     """Runs the model forward and backward on a little noise (not on the picture: a black one may saturate the model).
+
+    Args:
+        gradient: False looks at the picture only, for whoever will ask for no gradient.
 
     Raises:
         GradientError: no gradient, an exactly zero one, or one that is not finite: with the cause.
@@ -65,12 +68,14 @@ def probe(kind: Kind, height: int, width: int) -> Finding:
     x, hole, direction = _noise(kind, height, width)
     output = _draws(kind, finding, x, hole)
     _check_shape(kind, output, height, width)
-    gradient = _gradient(kind, finding, x, hole, direction)
-    if gradient is None or not bool(gradient.any()):
+    if not gradient:
+        return finding
+    found = _gradient(kind, finding, x, hole, direction)
+    if found is None or not bool(found.any()):
         _refuse_silent(
-            kind, finding, x, hole, output, "has no gradient" if gradient is None else "has a gradient of zero"
+            kind, finding, x, hole, output, "has no gradient" if found is None else "has a gradient of zero"
         )
-    elif not bool(gradient.isfinite().all()):
+    elif not bool(found.isfinite().all()):
         raise GradientError(
             f"The gradient through {kind.name} is not finite",
             "numbers, not NaN or infinity",

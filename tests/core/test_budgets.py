@@ -103,7 +103,7 @@ def test_direction_has_unit_size_climbs_and_respects_the_mask(norm):
     gradient = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     step = budget.direction(budget.center, gradient)
     assert torch.equal(step[~budget.mask], torch.zeros_like(step[~budget.mask]))
-    torch.testing.assert_close(budget._norm(step), torch.ones(2, dtype=torch.float64), rtol=1e-4, atol=0)
+    torch.testing.assert_close(budget._norm(step), torch.ones(2), rtol=1e-4, atol=0)
     gain = (step * gradient).flatten(1).sum(1)
     noise = budget.free(torch.randn(step.shape, generator=torch.Generator().manual_seed(2)))
     noise = noise / budget._norm(noise).view(-1, 1, 1, 1)
@@ -115,9 +115,7 @@ def test_random_lies_on_the_surface():
     for norm in NORMS:
         budget = norm(center, 0.05)
         drawn = budget.random(sample_generators(7, 1, 2))
-        torch.testing.assert_close(
-            budget.measure(drawn), torch.full((2,), 0.05, dtype=torch.float64), rtol=1e-3, atol=0
-        )
+        torch.testing.assert_close(budget.measure(drawn), torch.full((2,), 0.05), rtol=1e-3, atol=0)
         assert not torch.equal(drawn[0], drawn[1])
 
 
@@ -132,6 +130,29 @@ def test_all_levels_survive_the_hosts_floor():
     """The host's Save Image floors 255 * x in float32: every grid value must come back as itself."""
     grid = LInf(torch.full((1, 256), 0.5), 0.6).quantise(torch.linspace(0, 1, 256)[None])
     assert np.array_equal((255.0 * grid.numpy()).clip(0, 255).astype(np.uint8)[0], np.arange(256))
+
+
+@pytest.mark.parametrize("norm", ALL)
+def test_the_grid_keeps_a_point_that_lies_on_it(norm):
+    """Also on the ball's surface, and inside a narrower box."""
+    center = (torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 120 + 60).round() / 255
+    sign = torch.randn(center.shape, generator=torch.Generator().manual_seed(1)).sign()
+    epsilon = 10 / 255 if norm is TruncatedNoise else 4 / 255
+    budget = norm(center, epsilon, box=(0.1, 0.9))
+    x = center + sign * 4 / 255
+    torch.testing.assert_close(budget.quantise(x), x, rtol=0, atol=1e-6)
+    wide = budget.quantise(budget.project(center + sign))
+    assert float(wide.min()) >= 0.1 - 1e-6
+    assert float(wide.max()) <= 0.9 + 1e-6
+
+
+@pytest.mark.parametrize("norm", ALL)
+def test_projections_are_contained_at_any_scale(norm):
+    for scale in (1e-3, 1.0, 20.0, 1e3):
+        center = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * scale
+        budget = norm(center, 0.01 * scale, box=None)
+        assert bool(budget.contains(budget.project(center + scale)).all())
+        assert not bool(budget.contains(center + 0.02 * scale).any())
 
 
 def test_off_grid_center_stays_within_epsilon():

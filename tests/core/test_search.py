@@ -109,6 +109,15 @@ def test_stops():
     assert len(run(steps_=0)) == 1
 
 
+def test_a_group_is_done_together():
+    """One member at the target must not freeze the others short of it: the group counts."""
+    start = torch.cat([GOAL, torch.full((1, 1, 2, 2), 0.5)])
+    budget = LInf(start, 0.3)
+    found = run(batch=2, budget=budget, start=start + 0.02, group_size=2, target=-0.1, steps_=30)[-1]
+    assert found["stopped"].startswith("every result")
+    assert float(found["best_score"].mean()) >= -0.1
+
+
 def test_breaking_out_closes_the_search():
     budget = LInf(torch.full((1, 1, 2, 2), 0.5), 0.3)
     loop = search(Toy(), budget, steps.Steepest(0.05), start=budget.center, steps=9, rng=torch.Generator())
@@ -148,8 +157,52 @@ def test_one_bad_step_is_skipped_counted_and_leaves_no_trace():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_lasting_bad_gradients_raise(bad):
-    with pytest.raises(GradientError, match="3 times in a row"):
+    with pytest.raises(GradientError, match="8 times in a row"):
         run(Toy(lambda i, g, s: (g * bad, s)))
+
+
+@pytest.mark.parametrize("steps_", [1, 2])
+def test_a_run_without_any_usable_gradient_raises(steps_):
+    """FGSM makes a single step: three in a row would never come."""
+    with pytest.raises(GradientError, match="whole run"):
+        run(Toy(lambda i, g, s: (g * float("nan"), s)), steps_=steps_)
+
+
+def test_a_wall_of_nan_is_approached_not_stared_at():
+    """A deterministic model that breaks beyond a line: the search goes halfway back and gets closer, each time."""
+
+    class Walled(Toy):
+        def evaluate(self, variable, rng, *, gradient):
+            now = super().evaluate(variable, rng, gradient=gradient)
+            broken = (variable.flatten(1).amax(1) > 0.7).view(-1, 1, 1, 1)
+            slope = None if now.gradient is None else torch.where(broken, float("nan"), now.gradient)
+            score = torch.where(broken.flatten(), float("nan"), now.score)
+            return Evaluation(score, now.image, slope, now.terms, now.cost)
+
+    last = run(Walled(), rule=steps.Steepest(0.15), steps_=20)[-1]
+    assert float(last["best"].max()) > 0.66
+    assert int(last["skipped"]) > 0
+
+
+def test_adam_is_adam():
+    x = torch.nn.Parameter(torch.full((1, 1, 2, 2), 0.5))
+    reference = torch.optim.Adam([x], lr=0.02)
+    found = run(rule=steps.Adam(0.02), steps_=20, budget=LInf(x.detach().clone(), 10.0, box=None))
+    for step in found[:-1]:
+        torch.testing.assert_close(step["variable"], x.detach(), rtol=0, atol=1e-6)
+        reference.zero_grad()
+        (x - GOAL).square().sum().backward()
+        reference.step()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_infinity_outside_the_mask_does_not_count(name):
+    mask = torch.tensor([1.0, 1, 1, 0]).view(1, 1, 2, 2)
+    spoil = torch.tensor([0.0, 0, 0, float("inf")]).view(1, 1, 2, 2)
+    budget = LInf(torch.full((1, 1, 2, 2), 0.5), 0.3, mask=mask)
+    found = run(Toy(lambda i, g, s: (g + spoil, s)), rule=RULES[name](), budget=budget)[-1]
+    assert torch.isfinite(found["best"]).all()
+    assert float(found["best_score"]) > float(run(steps_=0)[0]["score"])
 
 
 def test_a_nan_score_is_never_the_best():
