@@ -53,16 +53,6 @@ def _mean(x: Tensor, region: Tensor | None) -> Tensor:
     return (x * weight).flatten(1).sum(1) / (weight.flatten(1).sum(1) * x.shape[1])
 
 
-def check_region(region: Tensor | None) -> None:
-    """Refuse a region mask (B 1 H W) that selects nothing in some image."""
-    if region is not None and not bool((region.flatten(1).sum(1) > 0).all()):
-        raise ProvokeError(
-            "The region mask of the objective is empty",
-            "at least one selected pixel per image",
-            "paint the part of the result that should change, or disconnect the mask",
-        )
-
-
 def l1_distance(reference: Tensor, region: Tensor | None = None) -> Objective:
     """Mean absolute difference from `reference` (B C H W), in image units (1.0 = full range). arXiv 2403.08294's first
     loss.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ..core import steps as rules
 from ..core.budgets import L1, L2, Budget, LInf, TruncatedNoise
+from ..core.errors import ProvokeError
 
 LEVELS = 255  # epsilon, and every figure of a report, is in 8-bit levels
 
@@ -37,20 +37,28 @@ class AttackSettings:
     step_size: float
     schedule: str
     start_noise: float
-    stop_at_change: float
+    stop_at_score: float
     time_limit: float
     mask: Tensor | None = None  # B H W, 1 = hole
     perturb_mask: Tensor | None = None  # B H W, 1 = may change
 
-    @classmethod
-    def of(cls, inputs: Mapping[str, Any]) -> AttackSettings:
-        """From a node's keyword arguments; those that are the method's own are left out."""
-        return cls(**{field.name: inputs[field.name] for field in fields(cls) if field.name in inputs})
+    def __post_init__(self) -> None:
+        if self.norm == "L-inf" and 0 < self.epsilon < 1:
+            raise ProvokeError(
+                f"An epsilon of {self.epsilon:g} levels, and an 8-bit picture changes by whole levels",
+                "1 or more, or 0 for the model's own result",
+                "raise epsilon, or set norm to L2 or L1, which bound the average",
+            )
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to search: then the host's own result goes out, bit for bit."""
         return self.epsilon == 0 or self.steps == 0
+
+    @property
+    def climbs(self) -> bool:
+        """Whether the run asks the model for gradients."""
+        return self.method == "gradient" and not self.idle
 
     @property
     def moves(self) -> int:

@@ -16,8 +16,7 @@ class DemoPhoto(io.ComfyNode):
             display_name="Demo Photo",
             category="Provoke/demo",
             description="A small public-domain photo with a hole in it, to try the nodes without any download. The "
-            "demo "
-            "models (provoke-demo-... in Load Upscale Model) have never seen it.",
+            "demo models (provoke-demo-... in Load Upscale Model) have never seen it.",
             search_aliases=["provoke", "example image", "sample photo", "test image", "inpainting example"],
             inputs=[
                 io.Combo.Input("photo", options=photos.photo_names(), tooltip="Which photo (160 pixels or so a side)."),

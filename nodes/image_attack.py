@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import steps as rules
 from ..core.budgets import Budget
 from ..core.errors import ProvokeError
-from ..core.objectives import Objective, check_region
+from ..core.objectives import Objective
 from ..core.problem import ImageProblem
 from ..core.search import Selection, Step, sample_generators, search, select
 from ..host.api import io
@@ -37,25 +37,27 @@ def run(settings: AttackSettings, make_objective: MakeObjective, *, coupled: boo
         coupled: whether the objective compares the results of one image with each other: their best then come together.
     """
     began = time.monotonic()
-    with open_image_model(settings.model, settings.image, settings.mask) as model:
+    with open_image_model(settings.model, settings.image, settings.mask, gradient=settings.climbs) as model:
         unperturbed = model.plain(settings.image)
         if settings.idle:
             return _untouched(settings, unperturbed, model)
-        attack = _Attack.prepare(settings, model, make_objective, coupled)
+        image = _on_the_grid(settings.image)
+        notes = [] if torch.equal(image, settings.image) else ["the image was rounded to 8-bit levels in [0, 1] first"]
+        attack = _Attack.prepare(settings, image, model, make_objective, coupled)
         step, losses = attack.search()
         found = attack.finish(step)
-        attacked, noisy = _as_image(found.variable), _as_image(attack.noise())
+        attacked, noisy = (_as_image(x, settings.image) for x in (found.variable, attack.noise()))
         measured = Measured(
-            default=_repeat(unperturbed, settings.count),
+            default=_repeat(model.plain(image) if notes else unperturbed, settings.count),
             results=model.plain(attacked),
             by_noise=model.plain(noisy),
             region=attack.region,
             seconds=time.monotonic() - began,
         )
-        report = describe(settings, model.name, model.notes, attack.budget, step, found, measured)
+        report = describe(settings, model.name, [*notes, *model.notes], attack.budget, step, found, measured)
     # the host's loss graph divides by the range of what it gets
     loss = {"loss": losses} if len(set(losses)) > 1 else ExecutionBlocker(None)
-    difference = _amplified(attacked - _repeat(settings.image, settings.count))
+    difference = _amplified(attacked - _repeat(image, settings.count))
     return io.NodeOutput(measured.results, unperturbed, attacked, difference, loss, report)
 
 
@@ -72,14 +74,16 @@ class _Attack:
     group_size: int
 
     @classmethod
-    def prepare(cls, s: AttackSettings, model: ImageModel, make_objective: MakeObjective, coupled: bool) -> _Attack:
-        image = s.image.movedim(-1, 1).to(model.device, torch.float32).clamp(0, 1)  # B H W C -> B C H W
+    def prepare(
+        cls, s: AttackSettings, picture: Tensor, model: ImageModel, make_objective: MakeObjective, coupled: bool
+    ) -> _Attack:
+        """Around `picture`, B H W 3 on the 8-bit grid."""
+        image = picture.movedim(-1, 1).to(model.device, torch.float32)  # B H W C -> B C H W
         hole, allowed = _mask(s.mask, image, "mask"), _mask(s.perturb_mask, image, "perturb_mask")
         if hole is not None:
             allowed = 1 - hole if allowed is None else allowed * (1 - hole)
         default = _repeat(model(image), s.count)
         region = None if hole is None else F.interpolate(_repeat(hole, s.count), default.shape[-2:])
-        check_region(region)
         budget = s.budget(_repeat(image, s.count), None if allowed is None else _repeat(allowed, s.count))
         rngs = sample_generators(s.seed, len(image), s.count)
         rule = rules.RandomDraws(rngs) if s.method == "random" else s.rule(budget)
@@ -87,7 +91,7 @@ class _Attack:
         return cls(s, problem, budget, rule, rngs, region, s.count if coupled else 1)
 
     def search(self) -> tuple[Step, list[float]]:
-        """The last step, and minus the mean score of every step."""
+        """The last step, and minus the mean score of every step that has one."""
         s, losses = self.settings, list[float]()
         random = s.method == "random"
 
@@ -100,10 +104,12 @@ class _Attack:
                 steps=s.moves,
                 rng=torch.Generator().manual_seed(s.seed % 2**63),
                 group_size=self.group_size,
-                target=s.stop_at_change / LEVELS or None,
+                target=s.stop_at_score / LEVELS or None,
                 time_limit=s.time_limit or None,
             ):
-                losses.append(-float(step["score"].mean()))
+                scores = step["score"][step["score"].isfinite()]
+                if len(scores):
+                    losses.append(-float(scores.mean()))
                 yield step
 
         return drive(watched(), s.moves + 1, lambda step: _side_by_side(step["best_image"][: min(s.count, 4)])), losses
@@ -124,14 +130,18 @@ def _mask(mask: Tensor | None, image: Tensor, name: str) -> Tensor | None:
     """MASK socket (B H W, 1 H W or H W) -> B 1 H W of 0 and 1, for an image B C H W."""
     if mask is None:
         return None
-    mask = mask[None] if mask.ndim == 2 else mask
+    mask = mask[None] if mask.ndim == 2 else mask.squeeze(1) if mask.ndim == 4 else mask
     if mask.ndim != 3 or mask.shape[-2:] != image.shape[-2:] or len(mask) not in (1, len(image)):
         raise ProvokeError(
             f"{name} is {tuple(mask.shape)} (B H W) but the image is {len(image)} x {tuple(image.shape[-2:])}",
             "a mask of the image's height and width, one for all images or one for each",
-            f"resize the mask, or take {name} from the same node as the image",
+            f"resize {name}; a 64x64 one is what Load Image gives for a picture without an alpha channel: paint one in "
+            "its mask editor, or disconnect it",
         )
-    return (mask > 0.5).to(image)[:, None].expand(len(image), -1, -1, -1)
+    selected = mask > 0.5
+    if not bool(selected.flatten(1).any(1).all()):
+        raise ProvokeError(f"{name} is empty", "at least one pixel above one half in every image", f"paint {name}")
+    return selected.to(image)[:, None].expand(len(image), -1, -1, -1)
 
 
 def _repeat(batch: Tensor, count: int) -> Tensor:
@@ -139,9 +149,16 @@ def _repeat(batch: Tensor, count: int) -> Tensor:
     return batch.repeat_interleave(count, 0)
 
 
-def _as_image(batch: Tensor) -> Tensor:
-    """B C H W -> B H W C on the CPU, laid out as Load Image lays it out: convolutions round differently otherwise."""
-    return batch.movedim(1, -1).contiguous().cpu()
+def _on_the_grid(image: Tensor) -> Tensor:
+    """What an 8-bit file can hold of a picture."""
+    return (image.clamp(0, 1) * LEVELS).round() / LEVELS
+
+
+def _as_image(batch: Tensor, like: Tensor) -> Tensor:
+    """B C H W -> B H W C where the input image is, laid out as Load Image lays it out: convolutions round differently
+    otherwise.
+    """
+    return batch.movedim(1, -1).contiguous().to(like.device)
 
 
 def _untouched(s: AttackSettings, unperturbed: Tensor, model: ImageModel) -> io.NodeOutput:

@@ -38,13 +38,14 @@ def describe(
     away = l1_distance(default, region)
     change, random = away(results) * LEVELS, away(by_noise) * LEVELS
     moved = (found.variable - budget.center).abs().flatten(1)
-    largest, mean = float(moved.amax()) * LEVELS, float((moved.sum(1) / budget.entries).mean()) * LEVELS
+    largest, mean = float(moved.amax()) * LEVELS, float((moved.sum(1) / budget.entries).amax()) * LEVELS
+    rms = float((moved.square().sum(1) / budget.entries).sqrt().amax()) * LEVELS
     skipped = int(step["skipped"].sum())
     rows = zip(change.view(-1, s.count), random.view(-1, s.count), strict=True)
     lines = [
         f"model      {model}",
         f"budget     {s.norm}{f' ({s.truncation})' if s.norm == 'L-inf' else ''}, epsilon {s.epsilon:g} levels of 255; "
-        f"used: {largest:.2f} at most, {mean:.2f} on average",
+        f"used: {largest:.2f} at most, {rms:.2f} root mean square, {mean:.2f} on average",
         f"search     {s.step_rule if s.method == 'gradient' else 'best of random changes'}, {step['i']} steps, "
         f"seed {s.seed}: {step['stopped']}" + (f"; {skipped} unusable gradients skipped" if skipped else ""),
         f"change     of the results {'everywhere' if region is None else 'in the hole'}, mean absolute, in levels "
@@ -58,7 +59,9 @@ def describe(
         lines.append(
             f"diversity  {float(pairs.mean()):.2f} levels between two results, {float(pairs.min()):.2f} at least"
         )
-    lines.append(f"cost       {step['cost'] + found.cost:.0f} runs of the model a result, {m.seconds:.1f} s in all")
+    lines.append(
+        f"cost       {step['cost'] + found.cost:.0f} runs of the model a result to search, {m.seconds:.1f} s in all"
+    )
     return "\n".join([*lines, *(f"note       {note}" for note in notes)])
 
 

@@ -1,6 +1,7 @@
 """The sockets and widgets that every attack on an image model shares.
 
-Only ever append: workflows store widget values by position (a snapshot test holds this).
+Nothing may be added to `inputs()`: workflows store widget values by position, and each method's own widgets follow
+these. A new one is appended to every node after its own (the schema snapshot test holds this).
 """
 
 from __future__ import annotations
@@ -10,15 +11,13 @@ from .attack_settings import METHODS, NORMS, SCHEDULES, STEP_RULES, TRUNCATIONS
 
 
 def inputs() -> list[io.Input]:
-    """The sockets and widgets of every attack on an image model. Only ever append: workflows store widgets by "
-    "position."""
+    """What comes in, in the order of `AttackSettings`."""
     return [
         io.MultiType.Input(
             "model",
             types=[io.UpscaleModel, io.Custom("INPAINT_MODEL"), io.Vae],
             tooltip="The frozen image model: from Load Upscale Model (upscalers, restorers, inpainters of one "
-            "picture), "
-            "an inpaint model (needs the mask), or a VAE (encode and decode).",
+            "picture), an inpaint model (needs the mask), or a VAE (encode and decode).",
         ),
         io.Image.Input(
             "image", tooltip="The picture that the model gets. Every image of a batch is searched on its own."
@@ -30,16 +29,16 @@ def inputs() -> list[io.Input]:
             max=64.0,
             step=0.5,
             tooltip="How far the input may change, in 8-bit levels (of 255) per pixel and colour: the largest change "
-            "(L-inf), "
-            "the root mean square (L2) or the mean (L1). 2 to 8 is hard to see. 0 gives the model's own result.",
+            "(L-inf), the root mean square (L2) or the mean (L1). 2 to 8 is hard to see. 0 gives the model's own "
+            "result.",
         ),
         io.Int.Input(
             "steps",
             default=40,
             min=0,
             max=10_000,
-            tooltip="Gradient steps (or random tries): each costs about two to three runs of the model. "
-            "0 gives the model's own result.",
+            tooltip="Steps of the search. Each costs two to three runs of the model a result (random: one). 0 gives "
+            "the model's own result.",
         ),
         io.Int.Input("count", default=4, min=1, max=64, tooltip="How many different results per image."),
         io.Int.Input(
@@ -54,9 +53,8 @@ def inputs() -> list[io.Input]:
             "method",
             options=METHODS,
             advanced=True,
-            tooltip="gradient searches; random keeps the best of `steps` random changes of the same size: instant, "
-            "works "
-            "on any model, and the baseline that the gradient has to beat.",
+            tooltip="gradient searches. random keeps the best of steps + 1 random changes: works on any model, also "
+            "one without a gradient, and is the baseline that the gradient has to beat.",
         ),
         io.Combo.Input(
             "norm",
@@ -69,8 +67,7 @@ def inputs() -> list[io.Input]:
             options=TRUNCATIONS,
             advanced=True,
             tooltip="For L-inf. truncate keeps the change like Gaussian noise cut at epsilon: least visible. clip "
-            "lets every "
-            "pixel go to epsilon (classic PGD): a little stronger, three times the visible noise.",
+            "lets every pixel go to epsilon (classic PGD): a little stronger, three times the visible noise.",
         ),
         io.Combo.Input(
             "step_rule",
@@ -85,7 +82,8 @@ def inputs() -> list[io.Input]:
             max=2.0,
             step=0.01,
             advanced=True,
-            tooltip="Size of one step of PGD, MI-FGSM and Adam, as a fraction of epsilon.",
+            tooltip="Size of one step of PGD, MI-FGSM and Adam, as a fraction of the budget's radius: of epsilon, or "
+            "of 0.4 epsilon when truncating.",
         ),
         io.Combo.Input(
             "schedule",
@@ -96,22 +94,22 @@ def inputs() -> list[io.Input]:
         io.Float.Input(
             "start_noise",
             default=0.5,
-            min=0.0,
+            min=0.01,
             max=2.0,
             step=0.05,
             advanced=True,
-            tooltip="Standard deviation of the noise that a search starts from, as a fraction of epsilon. It must not "
-            "be 0 "
-            "for objectives that measure the distance from the default result: there the gradient is zero.",
+            tooltip="Standard deviation of the noise that a search starts from, as a fraction of the budget's radius "
+            "(see step_size). Never 0: at the default result itself there is no direction away from it.",
         ),
         io.Float.Input(
-            "stop_at_change",
+            "stop_at_score",
             default=0.0,
             min=0.0,
-            max=255.0,
+            max=2550.0,
             step=0.5,
             advanced=True,
-            tooltip="Stop a result as soon as its objective reaches this many 8-bit levels. 0 uses all steps.",
+            tooltip="Stop the results of an image as soon as their score reaches this many 8-bit levels: change plus "
+            "contrast plus diversity, each times its weight. 0 uses all steps.",
         ),
         io.Float.Input(
             "time_limit",
@@ -126,8 +124,7 @@ def inputs() -> list[io.Input]:
             "mask",
             optional=True,
             tooltip="The hole that the model fills in (1 = hole): its pixels are never changed, and the results are "
-            "compared "
-            "inside it.",
+            "compared inside it.",
         ),
         io.Mask.Input(
             "perturb_mask",

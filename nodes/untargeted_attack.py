@@ -6,6 +6,8 @@ budget: a ball of a few 8-bit levels. step rule: Auto-PGD. Source: arXiv 2403.08
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ..core import objectives
@@ -55,16 +57,16 @@ class UntargetedAttack(io.ComfyNode):
                     max=10.0,
                     step=0.1,
                     advanced=True,
-                    tooltip="Weight of the change of contrast (standard deviation of each colour) beside the "
-                    "mean absolute change; the paper uses both. No unit.",
+                    tooltip="Weight of the change of contrast (standard deviation of each colour) beside the mean "
+                    "absolute change; the paper uses both. No unit.",
                 ),
             ],
             outputs=image_attack_sockets.outputs(),
         )
 
     @classmethod
-    def execute(cls, diversity: float, variance_weight: float, **inputs: object) -> io.NodeOutput:
-        settings = AttackSettings.of(inputs)
+    def execute(cls, diversity: float, variance_weight: float, **inputs: Any) -> io.NodeOutput:
+        settings = AttackSettings(**inputs)
         together = diversity > 0 and settings.count > 1
 
         def away(default: Tensor, region: Tensor | None) -> WeightedSum:

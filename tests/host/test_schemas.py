@@ -44,6 +44,10 @@ def described(schema: Any) -> dict[str, Any]:
 
 def test_schemas_only_grow_at_their_end(schemas: dict[str, Any]) -> None:
     if os.environ.get("UPDATE_SCHEMAS"):
+        old = json.loads(SNAPSHOT.read_text(encoding="utf-8")) if SNAPSHOT.exists() else {}
+        for name in set(old) & set(schemas):
+            before, after = ([put["id"] for put in kept[name]["inputs"]] for kept in (old, schemas))
+            assert after[: len(before)] == before, f"{name}: inputs may only be appended, in every saved workflow"
         SNAPSHOT.write_text(json.dumps(schemas, indent=1) + "\n", encoding="utf-8")
     kept = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
     assert set(schemas) == set(kept), "nodes came or went: a rename needs a node replacement; then update the snapshot"

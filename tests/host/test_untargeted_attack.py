@@ -24,7 +24,7 @@ QUICK: dict[str, Any] = {
     "step_size": 0.25,
     "schedule": "constant",
     "start_noise": 0.5,
-    "stop_at_change": 0.0,
+    "stop_at_score": 0.0,
     "time_limit": 0.0,
     "diversity": 1.0,
     "variance_weight": 1.0,
@@ -192,6 +192,55 @@ def test_random_needs_no_gradient_and_stays_in_the_budget(
     assert len(loss["loss"]) == 5
 
 
+def cut(descriptor: Any) -> Any:
+    """A model that no gradient comes through."""
+    import copy
+
+    blind = copy.deepcopy(descriptor)
+    forward = blind.model.forward
+    blind.model.forward = torch.no_grad()(forward)
+    return blind
+
+
+def test_a_model_without_a_gradient_can_be_varied_at_random(
+    nodes: ModuleType, upscaler: Any, photo: dict[str, Tensor]
+) -> None:
+    blind = cut(upscaler)
+    with pytest.raises(ProvokeError, match="gradient"):
+        attack(nodes, model=blind, image=photo["image"])
+    results, unperturbed, *_ = attack(nodes, model=blind, image=photo["image"], method="random", truncation="clip")
+    assert float((results - unperturbed).abs().mean()) > 0
+    for zero in ({"epsilon": 0.0}, {"steps": 0}):
+        results, *_ = attack(nodes, model=blind, image=photo["image"], **zero)
+        assert torch.equal(results[:1], host(upscaler, photo["image"]))
+
+
+def test_pictures_off_the_grid_are_rounded_first_and_that_is_said(
+    nodes: ModuleType, upscaler: Any, photo: dict[str, Tensor]
+) -> None:
+    """Resized and sharpened pictures: fractional levels, values outside [0, 1]; and a mask that keeps most of it."""
+    image = photo["image"] * 1.3 - 0.1
+    allowed = torch.zeros(1, 48, 64)
+    allowed[:, :, :20] = 1
+    results, unperturbed, attacked, difference, _, report = attack(
+        nodes, model=upscaler, image=image, perturb_mask=allowed
+    )
+    assert torch.equal(attacked, (attacked * 255).round() / 255)
+    assert torch.equal(results, host(upscaler, attacked))
+    assert torch.equal(unperturbed, host(upscaler, image))
+    assert "rounded to 8-bit levels" in report
+    assert float((difference[:, :, 20:] - 0.5).abs().max()) == 0
+
+
+def test_stopping_at_a_score_takes_the_results_of_an_image_together(
+    nodes: ModuleType, upscaler: Any, photo: dict[str, Tensor]
+) -> None:
+    losses, report = attack(nodes, model=upscaler, image=photo["image"], steps=30, stop_at_score=6.0)[-2:]
+    assert "reached the target score" in report
+    assert len(losses["loss"]) < 31
+    assert -losses["loss"][-1] * 255 >= 6.0 or max(-loss for loss in losses["loss"]) * 255 >= 6.0
+
+
 def test_perturb_mask_is_honoured(nodes: ModuleType, upscaler: Any, photo: dict[str, Tensor]) -> None:
     allowed = torch.zeros(1, 48, 64)
     allowed[:, :, :20] = 1
@@ -202,8 +251,8 @@ def test_perturb_mask_is_honoured(nodes: ModuleType, upscaler: Any, photo: dict[
 
 
 def test_stops(nodes: ModuleType, upscaler: Any, photo: dict[str, Tensor]) -> None:
-    report = attack(nodes, model=upscaler, image=photo["image"], steps=50, stop_at_change=0.1)[-1]
-    assert "reached the score" in report
+    report = attack(nodes, model=upscaler, image=photo["image"], steps=50, stop_at_score=0.1)[-1]
+    assert "reached the target score" in report
     report = attack(nodes, model=upscaler, image=photo["image"], steps=1000, time_limit=0.2)[-1]
     assert "time limit" in report
 
@@ -212,6 +261,9 @@ def test_bad_input_is_refused_in_words(nodes: ModuleType, upscaler: Any, photo: 
     image = photo["image"]
     for inputs, words in (
         ({"mask": torch.zeros(1, 8, 8)}, "mask is .*resize"),
+        ({"mask": torch.zeros(1, 48, 64)}, "mask is empty"),
+        ({"epsilon": 0.5}, "whole levels"),
+        ({"diversity": 0.0, "count": 1, "variance_weight": 1.0, "perturb_mask": torch.zeros(1, 9, 9)}, "perturb_mask"),
         ({"perturb_mask": torch.zeros(1, 48, 64)}, "empty"),
         ({"mask": torch.ones(1, 48, 64)}, "empty"),
         ({"image": torch.full_like(image, float("nan"))}, "NaN"),
