@@ -3,8 +3,8 @@
     python dev.py run benchmarks/untargeted/run.py [--quick] [--out FOLDER]
 
 Every figure is measured on what the host's own nodes make of 8-bit pictures. Inputs are crops of three photos that no
-training saw. Crops of one photo are not independent, so a figure is the mean over photos of each photo's mean, and beside
-it stand the lowest and the highest photo: three units carry no interval.
+training saw. Crops of one photo are not independent, so a figure is the mean over photos of each photo's mean, and
+beside it stand the lowest and the highest photo: three units carry no interval.
 """
 
 from __future__ import annotations
@@ -181,8 +181,9 @@ def by_photo(values: np.ndarray, photos: np.ndarray) -> tuple[float, float, floa
 
 
 def summarise(cases: list[Case]) -> list[dict[str, Any]]:
-    """One row per model, epsilon and way; ratios are taken within each crop, against sign noise of the same epsilon, and
-    against one random change in the way's own budget ("best of n" is given as much of the model as the gradient)."""
+    """One row per model, epsilon and way. Ratios are taken within each crop: to sign noise of the same epsilon, and to
+    the best of n random changes in the way's own budget, which got as many runs of the model.
+    """
     rows = []
     keys = sorted({(c.model, c.epsilon, c.way) for c in cases})
     mean_change = {(c.model, c.epsilon, c.way, c.crop): float(np.mean(c.change)) for c in cases}

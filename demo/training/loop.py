@@ -1,0 +1,135 @@
+"""Drive a training: budget, average of the weights, progress line, checkpoints, quality gate, export."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+HERE = Path(__file__).resolve().parent
+WEIGHTS = HERE.parent / "weights" / "upscale_models"
+
+
+class Trainer(Protocol):
+    """What upscaler.py and inpainter.py provide. `modules` has "net" and its running average "average"."""
+
+    name: str
+    steps: int
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    generators: dict[str, torch.Generator]
+
+    def step(self, progress: float) -> dict[str, float]: ...
+    def validate(self) -> dict[str, float]: ...
+    def failings(self, figures: dict[str, float]) -> list[str]: ...
+    def weights(self) -> dict[str, Tensor]: ...
+
+
+def _average(trainer: Trainer, step: int) -> None:
+    """Exponential moving average of the net's weights, short at first."""
+    keep = min(0.999, (1 + step) / (10 + step))
+    mine = trainer.modules["average"].state_dict()
+    for key, value in trainer.modules["net"].state_dict().items():
+        mine[key].lerp_(value, 1 - keep)
+
+
+def save_checkpoint(trainer: Trainer, folder: Path, facts: dict[str, float]) -> None:
+    """Everything that the next step depends on, as safetensors and JSON; written beside and moved into place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"module.{m}.{k}": v for m, module in trainer.modules.items() for k, v in module.state_dict().items()}
+    for name, optimizer in trainer.optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{name}.{index}.{key}": value for key, value in state.items()})
+    tensors.update({f"generator.{name}": g.get_state() for name, g in trainer.generators.items()})
+    save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, folder / "new.safetensors")
+    (folder / "new.json").write_text(json.dumps(facts))
+    (folder / "new.safetensors").replace(folder / "state.safetensors")
+    (folder / "new.json").replace(folder / "state.json")
+
+
+def load_checkpoint(trainer: Trainer, folder: Path) -> dict[str, float]:
+    """Restore what save_checkpoint wrote; returns its facts. Raises FileNotFoundError when there is none."""
+    tensors = load_file(folder / "state.safetensors")
+    for name, module in trainer.modules.items():
+        head = f"module.{name}."
+        module.load_state_dict({k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)})
+    for name, optimizer in trainer.optimizers.items():
+        head = f"optimizer.{name}."
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith(head):
+                index, field = key[len(head) :].split(".")
+                state.setdefault(int(index), {})[field] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for name, generator in trainer.generators.items():
+        generator.set_state(tensors[f"generator.{name}"])
+    return json.loads((folder / "state.json").read_text())
+
+
+def export(trainer: Trainer, target: Path) -> None:
+    """Write the averaged weights as fp16 safetensors; spandrel copies them into fp32."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().half().contiguous() for k, v in trainer.weights().items()}, target)
+    target.chmod(0o644)  # save_file leaves it readable by its owner alone
+
+
+def _line(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def train(
+    trainer: Trainer, *, minutes: float, steps: int | None = None, resume: bool = False, draft: bool = False
+) -> bool:
+    """Train for the trainer's steps, or until the CPU minutes are spent; True if the weights passed and were exported.
+
+    `draft` exports below the bar too, after every validation (to develop against). Time is this process's CPU time, so
+    that a busy machine does not shorten a training; on an accelerator it is wall time.
+    """
+    total = steps or trainer.steps
+    folder = HERE / ".runs" / trainer.name
+    cpu = next(trainer.modules["net"].parameters()).device.type == "cpu"
+    clock = time.process_time if cpu else time.monotonic
+    step, spent = 0, 0.0
+    if resume:
+        facts = load_checkpoint(trainer, folder)
+        step, spent = int(facts["step"]), facts["seconds"]
+        print(f"resumed at step {step}")
+    start = clock() - spent
+    next_save = next_look = clock() - start
+    losses: dict[str, float] = {}
+    while step < total and clock() - start < minutes * 60:
+        for name, value in trainer.step(step / total).items():
+            losses[name] = losses.get(name, value) * 0.98 + value * 0.02
+        step += 1
+        _average(trainer, step)
+        seconds = clock() - start
+        if seconds >= next_look:
+            next_look = seconds + 60
+            figures = trainer.validate()
+            print(
+                f"{trainer.name} {step}/{total}  {seconds / 60:.1f} min  {_line(losses)}  |  {_line(figures)}",
+                flush=True,
+            )
+            if draft:
+                export(trainer, WEIGHTS / f"{trainer.name}.safetensors")
+        if seconds >= next_save:
+            next_save = seconds + 120
+            save_checkpoint(trainer, folder, {"step": step, "seconds": seconds})
+    save_checkpoint(trainer, folder, {"step": step, "seconds": clock() - start})
+    figures = trainer.validate()
+    print(f"{trainer.name} done: {step} steps, {(clock() - start) / 60:.1f} min  |  {_line(figures)}", flush=True)
+    failings = trainer.failings(figures)
+    for failing in failings:
+        print(f"NOT GOOD ENOUGH  {failing}", flush=True)
+    if failings and not draft:
+        return False
+    # The comparison model is not part of the pack: it stays with the checkpoints.
+    place = folder if getattr(trainer, "plain", False) else WEIGHTS
+    export(trainer, place / f"{trainer.name}.safetensors")
+    print(f"wrote {place / trainer.name}.safetensors", flush=True)
+    return not failings

@@ -1,0 +1,65 @@
+"""Train a demo model: `python demo/training/train.py upscaler|inpainter`; `figures` prints what the weights are worth.
+
+Needs torch, spandrel, safetensors, Pillow, numpy and the photos in scikit-image's wheel. `inpainter-l1` is trained for
+comparison and is not part of the pack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+
+def _package() -> str:
+    """Name of this folder as a package; run as a script, it is loaded by path so that relative imports work."""
+    if __package__:
+        return __package__
+    folder, name = Path(__file__).resolve().parent, "provoke_training"
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot load {folder}")
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return name
+
+
+def main() -> int:
+    """Parse the command line, train, return the exit status (1 = the weights did not pass and were not exported)."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=["upscaler", "inpainter", "inpainter-l1", "figures"])
+    parser.add_argument("--minutes", type=float, default=60, help="CPU minutes at most (60 = 30 minutes on two cores)")
+    parser.add_argument("--steps", type=int, default=None, help="updates (default: the model's own number)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in .runs/")
+    parser.add_argument("--draft", action="store_true", help="export below the bar too, while training")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    package = _package()
+    if arguments.model == "figures":
+        return importlib.import_module(f"{package}.figures").main()
+    device = torch.device(arguments.device)
+    loop = importlib.import_module(f"{package}.loop")
+    if arguments.model == "upscaler":
+        trainer = importlib.import_module(f"{package}.upscaler").Upscaler(arguments.seed, device)
+    else:
+        inpainter = importlib.import_module(f"{package}.inpainter")
+        trainer = inpainter.Inpainter(arguments.seed, device, plain=arguments.model == "inpainter-l1")
+    passed = loop.train(
+        trainer, minutes=arguments.minutes, steps=arguments.steps, resume=arguments.resume, draft=arguments.draft
+    )
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
