@@ -14,7 +14,6 @@ if sys.version_info < (3, 10):  # noqa: UP036 - an older Python must get this se
 import argparse
 import os
 import signal
-import subprocess
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,7 +23,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from tools import environment  # noqa: E402 - standard library only
-from tools.console import DevError, say  # noqa: E402
+from tools.console import DevError, run_child, say  # noqa: E402
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -65,21 +64,17 @@ def continue_inside(python: Path) -> int:
     sys.stdout.flush()
     if os.name == "posix":  # one process less to stop; on Windows execv would detach from the console
         os.execv(command[0], command)
-    child = subprocess.Popen(command)
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:  # the child got it too, and cleans up
-            continue
+    return run_child(command)
 
 
 def run_script(host: environment.Host, script: str, extra: list[str]) -> int:
     """Run a script of ours in the environment, with ComfyUI named in COMFYUI_PATH and one thread."""
-    if not (ROOT / script).is_file():
-        raise DevError(f"There is no script {ROOT / script}.")
+    from tools.scripts import find
+
+    path = find(script)
     settings = {"COMFYUI_PATH": str(host.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "tools" / "run.py"), script, *extra]
-    return subprocess.call(command, env=os.environ | settings)
+    command = [sys.executable, str(ROOT / "tools" / "run.py"), str(path), *extra]
+    return run_child(command, env=os.environ | settings)
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

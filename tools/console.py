@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 HEARTBEAT = 15.0  # seconds of silence after which a long command says that it is still alive
 KEEP = 15  # last lines of a failed command that are worth showing
@@ -23,8 +23,12 @@ class DevError(Exception):
 def say(text: str, to: TextIO | None = None) -> None:
     """Print one line now, also where the terminal cannot show every character."""
     stream = to or sys.stdout
+    print(_printable(text, stream), file=stream, flush=True)
+
+
+def _printable(text: str, stream: TextIO) -> str:
     encoding = stream.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def took(seconds: float) -> str:
@@ -58,7 +62,7 @@ class Progress:
         """Show `text` after the label."""
         line = f"   {self._label}: {text}"
         if self._live:
-            print("\r" + line.ljust(self._width), end="", flush=True)
+            print("\r" + _printable(line.ljust(self._width), sys.stdout), end="", flush=True)
             self._width = len(line)
         elif time.monotonic() - self._last >= self._every:
             self._last = time.monotonic()
@@ -69,6 +73,29 @@ class Progress:
         if self._live and self._width:
             print("\r" + " " * self._width + "\r", end="", flush=True)
         self._width = 0
+
+
+def run_child(command: Sequence[str], **settings: Any) -> int:
+    """Run a command in this terminal to its end, whatever stops us, so that it can clean up. Gives its exit status.
+
+    Ctrl-C reaches it by itself; a SystemExit (SIGTERM, in dev.py) is passed on to it and raised again when it has
+    ended. `settings` go to subprocess.Popen; a child that a signal ended counts as 128 + its number, as in a shell.
+    """
+    sys.stdout.flush()
+    child = subprocess.Popen(list(command), **settings)
+    asked: SystemExit | None = None
+    while True:
+        try:
+            status = child.wait()
+            break
+        except KeyboardInterrupt:
+            continue
+        except SystemExit as error:
+            asked = error
+            child.terminate()
+    if asked is not None:
+        raise asked
+    return 128 - status if status < 0 else status
 
 
 class CommandError(DevError):

@@ -11,7 +11,7 @@ from . import sheet, templates, workflow
 from .accelerator import has_gpu
 from .console import Progress, say, took
 from .environment import ROOT, Host
-from .server import Client, Event, Prompt, Rejected, Result, Server
+from .server import Client, Event, Prompt, Rejected, Result, Server, ServerLost
 from .templates import Template
 
 OUTPUT = ROOT / "output" / "demo"
@@ -31,13 +31,18 @@ def run(host: Host, *, cpu: bool, only: str | None) -> int:
         say(f"   up after {took(server.start_seconds)}")
         for line in server.problems():
             say(f"   log: {line}")
-        client = Client(server.url)
+        client = server.client()
         definitions = client.get("/object_info")
         for number, template in enumerate(wanted, 1):
             say(f"-- template {number} of {len(wanted)}: {template.name}")
             try:
                 prompt = workflow.to_prompt(template.graph, definitions)
                 result = follow(client, prompt, template)
+                cells = collect(client, result, template, folder) if result.status == "success" else []
+            except ServerLost as error:
+                say(f"   FAILED: {error}")
+                failed += [left.name for left in wanted[number - 1 :]]  # the others have nothing to run in
+                break
             except (workflow.WorkflowError, Rejected, TimeoutError) as error:
                 say(f"   FAILED: {error}")
                 failed.append(template.name)
@@ -46,7 +51,6 @@ def run(host: Host, *, cpu: bool, only: str | None) -> int:
                 say(f"   FAILED in node {result.error_node}: {result.error or result.status}")
                 failed.append(template.name)
                 continue
-            cells = collect(client, result, template, folder)
             if not cells:
                 say("   FAILED: it ran to its end and left no picture")
                 failed.append(template.name)

@@ -18,6 +18,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .alone import alone
 from .console import CommandError, DevError, run_logged, say, step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,12 +68,14 @@ def prepare(own_host: str | None, pinned: list[str]) -> tuple[Path, list[Host]]:
     Raises DevError (with the cause, and what to check) when something cannot be made.
     """
     hosts = [existing(Path(own_host))] if own_host else []
-    create_venv()
-    try:
-        hosts += [fetch(version) for version in pinned]
-        install(hosts[0])
-    except CommandError as error:
-        raise DevError(f"{error}{_diagnosis(error.tail)}") from None
+    HOSTS.mkdir(exist_ok=True)
+    with alone(HOSTS / "lock", "another dev.py makes the environment or a ComfyUI"):
+        create_venv()
+        try:
+            hosts += [fetch(version) for version in pinned]
+            install(hosts[0])
+        except CommandError as error:
+            raise DevError(f"{error}{_diagnosis(error.tail)}") from None
     return python_of(VENV), hosts
 
 
@@ -135,7 +138,7 @@ def install(host: Host) -> None:
     lists = [*REQUIREMENTS, host.path / "requirements.txt"]
     wanted = {"requirements": stamp_of(lists)}
     file, mark = VENV / STAMP, VENV / UNFINISHED
-    if not mark.exists() and file.exists() and json.loads(file.read_text(encoding="utf-8")) == wanted:
+    if not mark.exists() and _stamped(file) == wanted:
         return
     if not mark.exists():
         mark.write_text("update", encoding="utf-8")
@@ -144,6 +147,14 @@ def install(host: Host) -> None:
         _pip(["install"], arguments, what="Installing the requirements")
     file.write_text(json.dumps(wanted), encoding="utf-8")
     mark.unlink()
+
+
+def _stamped(file: Path) -> object:
+    """What a stamp says; None where there is none, or only a part of one."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def stamp_of(lists: list[Path]) -> str:

@@ -6,19 +6,27 @@ python tools/run.py benchmarks/untargeted/run.py [arguments]      (`python dev.p
 from __future__ import annotations
 
 import runpy
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, _terminated)  # so that `finally` stops what the script started
     sys.path[0] = str(ROOT)
-    from tools import pack
+    from tools import pack, scripts
 
     pack.load()
     sys.path.pop(0)  # the host has modules of its own named `nodes` and so on
-    script = Path(sys.argv[1])
+    script = scripts.find(sys.argv[1]).relative_to(ROOT)
     del sys.argv[0]
     runpy.run_module(".".join(["provoke", *script.with_suffix("").parts]), run_name="__main__", alter_sys=True)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from .accelerator import has_gpu
 from .console import say, took
 from .environment import ROOT, Host
+from .ports import free_port
 from .server import Server
 
 BASE = ROOT / ".serve"  # kept between runs: models, inputs, outputs and settings of that person
@@ -21,7 +22,7 @@ def run(host: Host, *, cpu: bool, port: int | None, browser: bool, extra: Sequen
     database = "sqlite:///" + (BASE / "user" / "comfyui.db").as_posix()
     (BASE / "user").mkdir(parents=True, exist_ok=True)
     arguments = ("--database-url", database, *extra)
-    with Server(host.path, cpu=cpu, base=BASE, port=port or PORT, arguments=arguments) as server:
+    with Server(host.path, cpu=cpu, base=BASE, port=port or free_port(PORT), arguments=arguments) as server:
         say(f"   up after {took(server.start_seconds)}, log: {server.log}")
         for line in server.problems():
             say(f"   log: {line}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -15,8 +16,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,28 +27,23 @@ import websocket
 
 from . import pack
 from .console import DevError
+from .ports import claim_port
 
 START = 300.0  # seconds a cold start may take: imports alone take 15 on a quiet machine
 Prompt = dict[str, dict[str, Any]]
+# A server on this machine is never reached through a proxy, whatever http_proxy says.
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
-def free_port(wanted: int | None = None) -> int:
-    """The wanted port if nobody listens there, else any free one."""
-    for port in (wanted, 0) if wanted else (0,):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise DevError("No free port on 127.0.0.1.")
+class ServerLost(DevError):
+    """The server ended, or could not be reached any more, while a client needed it."""
 
 
 class Server:
     """ComfyUI's `main.py` in a base directory of its own with the pack linked into custom_nodes; a context manager.
 
     `base` None makes a temporary directory that is removed at the end. Raises DevError with the log's last lines when
-    the server does not come up.
+    the server does not come up, or when somebody listens on `port`.
     """
 
     def __init__(
@@ -60,10 +57,10 @@ class Server:
         root: Path = pack.ROOT,
     ) -> None:
         self._host, self._cpu, self._arguments, self._root = host, cpu, list(arguments), root
+        self.port = claim_port(port or 0)
         self._temporary = base is None
         # The name must not hold the pack's own: problems() looks for that in the log.
         self.base = base or Path(tempfile.mkdtemp(prefix="comfy-base-"))
-        self.port = free_port(port)
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = self.base / "server.log"
         self.start_seconds = 0.0
@@ -141,6 +138,17 @@ class Server:
         """What its log says of the pack's failures and warnings."""
         return problems(self.log_text())
 
+    def client(self) -> Client:
+        """Someone who talks to it, and who tells how it ended when it does."""
+        return Client(self.url, self._ending)
+
+    def _ending(self) -> str:
+        try:
+            state = f"It ended with status {self._process.wait(timeout=5)}." if self._process else "It was not started."
+        except subprocess.TimeoutExpired:
+            state = "Its process still runs."
+        return f"{state}\n{self._tail()}"
+
     def _tail(self) -> str:
         lines = self.log_text().rstrip().splitlines()[-25:]
         return "  Its log ends:\n" + "\n".join(f"    {line}" for line in lines)
@@ -207,8 +215,6 @@ class Result:
     seconds: float
     error: str = ""
     error_node: str = ""
-    previews: int = 0
-    executed: list[str] = field(default_factory=list)
 
     @property
     def pictures(self) -> list[Picture]:
@@ -243,10 +249,11 @@ class Event:
 
 
 class Client:
-    """Talks to one server over HTTP and websocket."""
+    """Talks to one server over HTTP and websocket. `ending` tells, when it is lost, what became of it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ending: Callable[[], str] = lambda: "") -> None:
         self.url = url
+        self._ending = ending
         self.id = uuid.uuid4().hex
 
     def get(self, path: str, timeout: float = 60) -> Any:
@@ -255,7 +262,7 @@ class Client:
 
     def read(self, path: str, timeout: float = 60) -> bytes:
         """GET, as bytes. Raises urllib's HTTPError (an OSError) on a status that is not 2xx."""
-        with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
+        with _direct(self.url + path, timeout=timeout) as answer:
             return bytes(answer.read())
 
     def post(self, path: str, body: dict[str, Any] | None = None, timeout: float = 60) -> Any:
@@ -264,7 +271,7 @@ class Client:
             self.url + path, data=json.dumps(body or {}).encode(), headers={"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
+            with _direct(request, timeout=timeout) as answer:
                 said = answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -281,9 +288,20 @@ class Client:
         self.post("/interrupt")
 
     def fetch(self, picture: Picture) -> bytes:
-        """The file of an image."""
+        """The file of an image. Raises ServerLost."""
         query = {"filename": picture.filename, "subfolder": picture.subfolder, "type": picture.type}
-        return self.read("/view?" + urllib.parse.urlencode(query))
+        with self._reached():
+            return self.read("/view?" + urllib.parse.urlencode(query))
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turn a broken connection into ServerLost; what the server itself answers, and time limits, are no such."""
+        try:
+            yield
+        except (TimeoutError, urllib.error.HTTPError):
+            raise
+        except (websocket.WebSocketException, http.client.HTTPException, OSError) as error:
+            raise ServerLost(f"ComfyUI was lost: {error or type(error).__name__}. {self._ending()}".rstrip()) from None
 
     def run(
         self,
@@ -295,10 +313,20 @@ class Client:
     ) -> Result:
         """Queue a prompt and follow it to its end. `on_event` is called from here, and may call `interrupt`.
 
-        Raises Rejected when the server refuses it, TimeoutError when it does not end in time (it is interrupted then).
+        Raises Rejected when the server refuses it, TimeoutError when it does not end in time (it is interrupted then),
+        ServerLost when the server ends meanwhile.
         """
+        with self._reached():
+            return self._follow(prompt, timeout, on_event, workflow)
+
+    def _follow(
+        self, prompt: Prompt, timeout: float, on_event: Callable[[Event], None], workflow: dict[str, Any] | None
+    ) -> Result:
         address = self.url.replace("http", "ws", 1) + f"/ws?clientId={self.id}"
-        socket_ = websocket.create_connection(address, timeout=30)
+        place = urllib.parse.urlsplit(self.url)
+        # Connected here, as the library would ask a proxy. It closes what it is given.
+        direct = socket.create_connection((place.hostname, place.port or 80), timeout=30)
+        socket_ = websocket.create_connection(address, timeout=30, socket=direct)
         try:
             # Asked for by the page too: previews then come with the node that they belong to.
             features = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
@@ -338,7 +366,6 @@ class Client:
     def _hear(self, message: str | bytes, result: Result, on_event: Callable[[Event], None]) -> None:
         """Take in one message: binary ones are previews, the others JSON with a type."""
         if isinstance(message, bytes):
-            result.previews += 1
             return
         heard = json.loads(message)
         kind, data = heard["type"], heard.get("data") or {}
@@ -347,7 +374,6 @@ class Client:
         if kind == "executing" and data.get("node") is None and "prompt_id" in data:
             result.status = "success"
         elif kind == "executing" and data.get("node") is not None:
-            result.executed.append(str(data["node"]))
             on_event(Event("node", str(data["node"])))
         elif kind == "progress":
             on_event(Event("progress", str(data.get("node")), data["value"], data["max"]))

@@ -7,7 +7,6 @@ quick and needs no host comes first (tests/conftest.py).
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .console import say, took
+from .console import run_child, say, took
 from .environment import HOSTS, ROOT, Host
 
 REPORTS = HOSTS / "reports"
@@ -55,9 +54,8 @@ def _pytest(host: Host, paths: list[str], everything: bool, extra: Sequence[str]
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     # One thread: several make small tensors slower, and a loaded machine many times slower.
     environment |= {"COMFYUI_PATH": str(host.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    sys.stdout.flush()
     start = time.monotonic()
-    status = subprocess.call(command, cwd=ROOT, env=environment)
+    status = run_child(command, cwd=ROOT, env=environment)
     passed, failed, skipped = _counts(report)
     return Outcome(host, status, passed, failed, skipped, time.monotonic() - start)
 

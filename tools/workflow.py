@@ -20,7 +20,6 @@ VIRTUAL = NOTES | {"Reroute", "PrimitiveNode"}
 MUTED, BYPASSED = 2, 4
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", "COMFY_DYNAMICCOMBO_V3"}
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
-CONTROLS = {"fixed", "increment", "decrement", "randomize"}
 # Not output nodes, and yet the page keeps what they show as further values.
 SHOWS = {"GetImageSize", "LoadAudio"}
 UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from provoke.tools import demo, environment, pack, templates
+from provoke.tools import demo, environment, pack, scripts, templates
 from provoke.tools.console import CommandError, DevError, run_logged, took
 from provoke.tools.environment import Host
 from provoke.tools.server import Rejected, problems
@@ -88,6 +88,44 @@ def test_installing_twice_asks_pip_once(made: Made) -> None:
     environment.install(made.host)
     environment.install(made.host)
     assert made.asked == 1
+
+
+def test_a_stamp_that_was_cut_off_is_none(made: Made) -> None:
+    environment.install(made.host)
+    stamp = made.venv / environment.STAMP
+    stamp.write_text(stamp.read_text()[:20])
+    environment.install(made.host)
+    assert made.asked == 2
+    assert "requirements" in json.loads(stamp.read_text())
+
+
+def test_two_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\n"
+        "from tools.alone import alone\n"
+        "with alone(Path('lock'), 'another'):\n"
+        "    Path('busy').mkdir()\n"  # fails where one is inside already
+        "    time.sleep(0.5)\n"
+        "    Path('busy').rmdir()\n"
+    )
+    command = [sys.executable, "-c", code]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(said) == ["", "-- another: waiting for it\n"]
+
+
+def test_a_script_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = ROOT / "tools" / "sheet.py"
+    for folder, name in ((tmp_path, str(script)), (tmp_path, "tools/sheet.py"), (script.parent, "sheet.py")):
+        monkeypatch.chdir(folder)
+        assert scripts.find(name) == script
+    (tmp_path / "mine.py").touch()
+    monkeypatch.chdir(tmp_path)
+    for name, words in (("no.py", "There is no script"), ("mine.py", "no script of"), ("README.md", "a plain name")):
+        with pytest.raises(DevError, match=words):
+            scripts.find(name)
 
 
 def test_other_requirements_ask_pip_again(made: Made) -> None:

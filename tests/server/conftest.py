@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import pytest
 
 from provoke.tools.server import Client, Server
+
+
+def _stopped(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="session")
@@ -18,14 +24,19 @@ def server() -> Iterator[Server]:
     path = os.environ.get("COMFYUI_PATH")
     if not path:
         pytest.fail("This test needs ComfyUI: run it through `python dev.py test`, or set COMFYUI_PATH to its folder.")
-    with Server(Path(path).resolve(), cpu=True) as running:
-        yield running
+    # pytest dies of SIGTERM on the spot, and the server would stay; as Ctrl-C it ends its fixtures, and sums up.
+    before = signal.signal(signal.SIGTERM, _stopped)
+    try:
+        with Server(Path(path).resolve(), cpu=True) as running:
+            yield running
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
 def client(server: Server) -> Client:
     """Someone who talks to the server."""
-    return Client(server.url)
+    return server.client()
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -116,25 +114,24 @@ def long_run(definitions: Nodes, ours: Nodes) -> tuple[str, str, dict[str, dict[
     pytest.fail("no template has a Provoke node with steps")
 
 
-def test_cancel_stops_within_a_step_and_the_next_prompt_runs(
+def test_cancel_stops_within_two_steps_and_the_next_prompt_runs(
     server: Server, client: Client, definitions: Nodes, ours: Nodes
 ) -> None:
     name, searching, prompt = long_run(definitions, ours)
-    heard: list[tuple[float, Event]] = []
+    heard: list[float] = []
+    asked: list[float] = []
 
     def cancel_in_the_middle(event: Event) -> None:
         if event.kind == "progress" and event.node == searching:
-            heard.append((time.monotonic(), event))
+            heard.append(event.value)
             if len(heard) == 4:
+                asked.append(event.value)
                 client.interrupt()
 
     result = client.run(prompt, on_event=cancel_in_the_middle, timeout=300)
-    ended = time.monotonic()
     assert result.status == "interrupted", result.error
-    step = max((later[0] - earlier[0]) for earlier, later in pairwise(heard[:4]))
-    # One step, plus what the way over HTTP and websocket takes on a busy machine.
-    assert ended - heard[3][0] < 2 * step + 2.0
-    assert heard[-1][1].value < heard[-1][1].maximum / 2
+    # The step that was running, and one that began while the request was on its way.
+    assert heard[-1] <= asked[0] + 2
     again = client.run(prompt_of(name, definitions))
     assert again.status == "success", again.error
     assert again.pictures
