@@ -68,11 +68,11 @@ class GradientSession:
         self._swaps.clear()
         for module, training in self._training:
             module.training = training
-            for key, value in list(vars(module).items()):
-                if (
-                    isinstance(value, Tensor) and value.grad_fn is not None
-                ):  # a forward that keeps its activations on self
-                    vars(module)[key] = value.detach()
+            for table in (module._buffers, vars(module)):
+                for key, value in list(table.items()):
+                    # a forward that keeps its activations on self: the graph would live on with them
+                    if isinstance(value, Tensor) and value.grad_fn is not None:
+                        table[key] = value.detach()
 
     def _follow_moves(self) -> None:
         """The host may have loaded, unloaded or moved the model since."""

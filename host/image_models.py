@@ -12,15 +12,15 @@ from torch import Tensor
 from ..core.errors import ProvokeError
 from .gradients import GradientSession, gradient_session, normal
 from .kinds import Kind, at_least_float32, recognise
-from .memory import RUNGS, Ladder, Rung, is_out_of_memory, resident
-from .probe import Finding, probe
+from .memory import MARGIN, RUNGS, Ladder, Rung, is_out_of_memory, resident
+from .probe import Finding, part, probe
 from .progress import check_cancelled
 from .tiles import Plan, adjoint, blend, host_plan, smaller_plan, whole_plan
 
 
 @contextmanager
 def open_image_model(
-    model: object, image: Tensor, mask: Tensor | None = None, *, gradient: bool = True
+    model: object, image: Tensor, mask: Tensor | None = None, *, gradient: bool = True, samples: int = 1
 ) -> Iterator[ImageModel]:
     """An image model inside a gradient session: loaded, differentiable, frozen. Afterwards everything is as it was.
 
@@ -29,6 +29,7 @@ def open_image_model(
         image: B H W 3 in [0, 1], as on an IMAGE socket; its size decides about tiles.
         mask: B H W (or 1 H W, or H W), 1 = hole; needed by inpainting models only.
         gradient: False when no `vjp` will be asked for: then models without a gradient are welcome too.
+        samples: how many variations of each image will be run at once; room is asked for so many.
 
     Raises:
         ProvokeError: an unknown model, an image or mask of the wrong shape, an empty image, NaN, a mask that is
@@ -45,7 +46,7 @@ def open_image_model(
         finding = probe(kind, height, width, gradient=gradient)
         notes.extend(finding.notes)
         opened = ImageModel(kind, session, finding, None if hole is None else normal(hole), (height, width), notes)
-        opened._reserve(len(image))
+        opened._reserve(len(image) * samples)
         yield opened
 
 
@@ -121,8 +122,8 @@ class ImageModel:
     def plain(self, image: Tensor) -> Tensor:
         """B H W C -> B h w C through the host's own node or call, bit-identical to it."""
         hole = None if self._hole is None else self._holes(len(image))
-        with self._session.as_host(), self._finding.forward():
-            result = self._kind.plain(image, hole)
+        with self._session.as_host():
+            result = self._finding.plain(self._kind, image, hole)
         with torch.inference_mode():
             self._kind.residence.ask(0)  # hosts before 0.30 move the model away when their node ends
         self._session.refresh()
@@ -134,12 +135,15 @@ class ImageModel:
         rung = self._forward.rung
         plan, size = self._plan(rung), 1 if rung.single else len(x)
         holes = self._holes(len(x))
-        with torch.no_grad(), self._finding.forward():
+        with torch.no_grad():
             parts = [
-                blend(plan, self._kind.run, self._cropped(x[i : i + size]), _part(holes, i, size), check_cancelled)
+                blend(plan, self._run, self._cropped(x[i : i + size]), part(holes, i, size), check_cancelled)
                 for i in range(0, len(x), size)
             ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _run(self, x: Tensor, hole: Tensor | None) -> Tensor:
+        return self._finding.run(self._kind, x, hole)
 
     def _graph(self, x: Tensor) -> list[Tensor]:
         """[x, image] in one graph, or nothing where that is not meant to be or does not fit."""
@@ -156,7 +160,7 @@ class ImageModel:
     def _run_with_graph(self, plan: Plan, x: Tensor, holes: Tensor | None) -> list[Tensor]:
         with torch.enable_grad(), self._finding.graph():
             leaf = x.detach().requires_grad_(True)
-            return [leaf, blend(plan, self._kind.run, self._cropped(leaf), holes, check_cancelled)]
+            return [leaf, blend(plan, self._run, self._cropped(leaf), holes, check_cancelled)]
 
     def _backward_through(self, kept: list[Tensor], cotangent: Tensor) -> Tensor | None:
         """The gradient through a kept graph, which is freed; None where there is none, or where it does not fit."""
@@ -187,7 +191,7 @@ class ImageModel:
         rung, gradient = self._backward.rung, torch.zeros_like(x)
         holes = self._holes(len(x))
         for i in range(len(x)):
-            one, hole, direction = x[i : i + 1], _part(holes, i, 1), cotangent[i : i + 1]
+            one, hole, direction = x[i : i + 1], part(holes, i, 1), cotangent[i : i + 1]
             if rung.tile is None:
                 gradient[i : i + 1] = self._image_vjp(one, hole, direction)
             else:
@@ -204,7 +208,7 @@ class ImageModel:
     def _tile_vjp(self, x: Tensor, hole: Tensor | None, cotangent_of: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.enable_grad(), self._finding.graph():
             leaf = x.detach().requires_grad_(True)
-            output = self._kind.run(leaf, hole)
+            output = self._run(leaf, hole)
         return self._pull(leaf, output, cotangent_of(output.detach()))
 
     def _pull(self, leaf: Tensor, output: Tensor, cotangent: Tensor) -> Tensor:
@@ -252,7 +256,9 @@ class ImageModel:
     def _makes_sense(self, rung: Rung) -> bool:
         if rung.tile is None:
             return True
-        return self._kind.tiles and rung.tile < max(self._base.height, self._base.width)
+        # a model that draws would draw something else in tiles of another size
+        tiles = self._kind.tiles and not self._finding.draws and rung.tile >= self._kind.minimum
+        return tiles and rung.tile < max(self._base.height, self._base.width)
 
     def _plan(self, rung: Rung) -> Plan:
         if rung.tile is None:
@@ -263,8 +269,11 @@ class ImageModel:
 
     def _needed(self, rung: Rung, count: int) -> float:
         """Bytes kept for the backward of the largest piece."""
-        plan = self._plan(rung)
-        pixels = plan.area if rung.tile is None else plan.largest
+        pieces = [
+            self._kind.padded(tile.row.stop - tile.row.start, tile.column.stop - tile.column.start)
+            for tile in self._plan(rung)
+        ]
+        pixels = sum(pieces) if rung.tile is None else max(pieces)
         return self._finding.bytes_per_pixel * pixels * (1 if rung.single else count)
 
     def _reserve(self, count: int) -> None:
@@ -272,7 +281,8 @@ class ImageModel:
         what the host unloads for it does no harm."""
         rungs = [rung for rung in RUNGS if self._makes_sense(rung)]
         total = comfy.model_management.get_total_memory(self.device)
-        wanted = next((need for rung in rungs if (need := self._needed(rung, count)) < 0.8 * total), 0.0)
+        needs = (self._needed(rung, count) * MARGIN for rung in rungs)  # what `Ladder.fit` compares with
+        wanted = next((need for need in needs if need < 0.8 * total), 0.0)
         with torch.inference_mode():
             self._kind.residence.ask(wanted)
         self._session.refresh()
@@ -282,12 +292,7 @@ class ImageModel:
         """Steps down before anything fails, once per batch size."""
         if count not in self._fitted:
             self._fitted.add(count)
-            free = comfy.model_management.get_free_memory(self.device)
-            self._backward.fit(lambda rung: self._needed(rung, count), free)
-
-
-def _part(holes: Tensor | None, start: int, size: int) -> Tensor | None:
-    return None if holes is None else holes[start : start + size]
+            self._backward.fit(lambda rung: self._needed(rung, count), self._kind.residence.free())
 
 
 def _check_image(image: Tensor) -> None:

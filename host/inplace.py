@@ -66,6 +66,6 @@ def clone_on_write() -> Iterator[None]:
         yield
 
 
-def is_overwritten(error: BaseException) -> bool:
+def is_overwritten(error: BaseException | None) -> bool:
     """Whether autograd refused because something it needs was overwritten."""
     return isinstance(error, RuntimeError) and "modified by an inplace operation" in str(error)

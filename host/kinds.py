@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import comfy.model_management
 import comfy.sd
 import torch
-from spandrel import ImageModelDescriptor, MaskedImageModelDescriptor
+from spandrel import ImageModelDescriptor, MaskedImageModelDescriptor, ModelTiling
 from torch import Tensor, nn
 
 from ..core.errors import ProvokeError
@@ -38,6 +38,7 @@ class Kind(Protocol):
     masked: bool
     host_tiles: bool  # whether the host's own node cuts large pictures into tiles
     tiles: bool  # whether smaller tiles make sense at all
+    minimum: int  # pixels of a side; smaller pictures are padded
 
     @property
     def half(self) -> bool:
@@ -54,6 +55,10 @@ class Kind(Protocol):
 
     def probe_size(self, height: int, width: int) -> tuple[int, int]:
         """A small size, at most height x width, that `run` takes."""
+        ...
+
+    def padded(self, height: int, width: int) -> int:
+        """Pixels that the model computes for a picture of this size."""
         ...
 
 
@@ -89,6 +94,7 @@ class _Spandrel:
     masked = False
 
     def __init__(self, descriptor: Any) -> None:
+        self.minimum = int(descriptor.size_requirements.minimum)
         self.descriptor, self.module, self.scale = descriptor, descriptor.model, int(descriptor.scale)
         if descriptor.input_channels != 3 or descriptor.output_channels not in (1, 3):
             raise ProvokeError(
@@ -114,6 +120,10 @@ class _Spandrel:
 
     def probe_size(self, height: int, width: int) -> tuple[int, int]:
         return min(height, 64), min(width, 64)
+
+    def padded(self, height: int, width: int) -> int:
+        right, below = self.descriptor.size_requirements.get_padding(width, height)
+        return (height + below) * (width + right)
 
     def _each(self, *arguments: Tensor) -> Tensor:
         """One picture after the other, as tiled_scale_multidim calls a model: spandrel promises no more than a batch of
@@ -154,6 +164,8 @@ class Upscaler(_Spandrel):
         super().__init__(descriptor)
         purpose = {"SR": f"x{self.scale} upscaler", "FaceSR": "face restoration"}.get(descriptor.purpose, "restoration")
         self.name = f"{descriptor.architecture.name} {purpose} (UPSCALE_MODEL)"
+        # DISCOURAGED (SwinIR, SCUNet): approximate, which the note of a tiled gradient says; better than refusing it
+        self.tiles = descriptor.tiling is not ModelTiling.INTERNAL
 
     def run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return self._each(x)
@@ -195,6 +207,7 @@ class Inpainter(_Spandrel):
     """
 
     masked = True
+    tiles = False  # a fill is made from all of what surrounds the hole
 
     def __init__(self, descriptor: MaskedImageModelDescriptor[Any]) -> None:
         super().__init__(descriptor)
@@ -220,6 +233,7 @@ class Mat:
     masked = True
     host_tiles = False
     tiles = False
+    minimum = MAT_SIZE
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -242,10 +256,16 @@ class Mat:
     def probe_size(self, height: int, width: int) -> tuple[int, int]:
         return MAT_SIZE, MAT_SIZE
 
+    def padded(self, height: int, width: int) -> int:
+        return height * width
+
     def run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         assert mask is not None
         dtype = next(self.module.parameters()).dtype
-        return self.module(x.to(dtype, copy=True), mask.to(dtype, copy=True)).float().clamp(0, 1)
+        outputs = [  # one picture after the other, as `plain`
+            self.module(x[i : i + 1].to(dtype, copy=True), mask[i : i + 1].to(dtype, copy=True)) for i in range(len(x))
+        ]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).float().clamp(0, 1)
 
     def plain(self, image: Tensor, mask: Tensor | None) -> Tensor:
         assert mask is not None
@@ -262,6 +282,7 @@ class RoundTrip:
     masked = False
     host_tiles = False
     tiles = True
+    minimum = 0
 
     def __init__(self, vae: Any) -> None:
         vae.throw_exception_if_invalid()
@@ -300,6 +321,9 @@ class RoundTrip:
     def probe_size(self, height: int, width: int) -> tuple[int, int]:
         size = max(64, 2 * self._ratio)
         return min(height, size) // self._ratio * self._ratio, min(width, size) // self._ratio * self._ratio
+
+    def padded(self, height: int, width: int) -> int:
+        return height * width
 
     def run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         vae = self.vae

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.errors import ProvokeError
 
 MARGIN = 1.25  # what is not saved for backward is needed for a moment too: the widest activations, the workspace
+CPU_WORDS = ("can't allocate memory", "DefaultCPUAllocator")
 PROBE_BYTES = 256 * 1024 * 1024  # asked for before anything was measured
 
 
@@ -21,7 +22,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """The host's own judgement, and the two ways in which the CPU says it."""
     if isinstance(error, MemoryError):
         return True
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in CPU_WORDS):
         return True
     if hasattr(comfy.model_management, "is_oom"):
         return bool(comfy.model_management.is_oom(error))
@@ -57,6 +58,10 @@ class Residence(Protocol):
         """Loads the model completely and has `required` bytes made free beside it."""
         ...
 
+    def free(self) -> float:
+        """Bytes that a computation may still take."""
+        ...
+
     def leave(self) -> None: ...
 
 
@@ -71,6 +76,11 @@ class Managed:
         # large request offloads the model itself (MIN_WEIGHT_MEMORY_RATIO), and streamed weights cannot be saved for
         # backward.
         comfy.model_management.load_models_gpu(self.patchers, memory_required=required, force_full_load=True)
+
+    def free(self) -> float:
+        patcher = self.patchers[0]  # hosts with dynamic VRAM: it adds what that can evict
+        ask = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)
+        return float(ask(self.device))
 
     def leave(self) -> None:
         """It stays loaded until the host wants the room."""
@@ -91,6 +101,9 @@ class Unmanaged:
     def ask(self, required: float) -> None:
         comfy.model_management.free_memory(required + comfy.model_management.module_size(self.module), self.device)
         self.module.to(self.device)
+
+    def free(self) -> float:
+        return float(comfy.model_management.get_free_memory(self.device))
 
     def leave(self) -> None:
         self.module.to(self.home)
@@ -168,5 +181,7 @@ class Ladder:
 
     def _note(self, why: str) -> None:
         note = f"{why}: {self._what} with {self.rung.words}"
+        if self.rung.tile is not None:
+            note += " (approximate for models that look further than the tiles' overlap)"
         if note not in self._notes:
             self._notes.append(note)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +13,16 @@ from torch import Tensor
 from ..core.errors import GradientError, ProvokeError
 from .inplace import clone_on_write, is_overwritten
 from .kinds import Kind
-from .memory import bytes_kept
+from .memory import bytes_kept, is_out_of_memory
 
 CAUSES = (
     "parts under no_grad or inference_mode, detach(), rounding, or an attention or other kernel without a backward",
     "a model whose output follows its input smoothly",
     "choose another model; if ComfyUI runs with --use-sage-attention or --use-flash-attention, start it without",
 )
+
+WAYS, CUT = 6, 0.5  # random differences, and by how much real architectures (0.16 at most) do not disagree with them
+STEPS = (1e-3, 8e-3)  # the second where the first disagrees: with TF32 that may be rounding
 
 
 @dataclass
@@ -31,26 +35,70 @@ class Finding:
     overwrites: bool = False  # it overwrites what its backward needs
     notes: list[str] = field(default_factory=list)
 
-    @contextmanager
-    def forward(self) -> Iterator[None]:
-        """Around every run: the same random numbers each time, or a recomputed piece would be another function. The
-        global generators are as they were afterwards."""
+    def run(self, kind: Kind, x: Tensor, hole: Tensor | None) -> Tensor:
+        """`kind.run`; a model that draws gets picture by picture the same random numbers. So what becomes of a picture
+        or tile depends neither on its neighbours nor on whether it is computed for the first time or again."""
         if not self.draws:
-            yield
-            return
+            return kind.run(x, hole)
+        outputs = []
         with self.own_chance():
-            torch.manual_seed(0)
-            yield
+            for i in range(len(x)):
+                self._seed()
+                outputs.append(kind.run(x[i : i + 1], part(hole, i, 1)))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def own_chance(self) -> AbstractContextManager[None]:
-        """What is drawn inside is not missing outside."""
-        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+    def plain(self, kind: Kind, image: Tensor, hole: Tensor | None) -> Tensor:
+        """`kind.plain`, with the random numbers that `run` has, also for each of the host's own tiles."""
+        if not self.draws:
+            return kind.plain(image, hole)
+        results = []
+        with self.own_chance():
+            handle = kind.module.register_forward_pre_hook(lambda *_: self._seed())
+            try:
+                for i in range(len(image)):
+                    self._seed()  # a VAE is not called as a module
+                    results.append(kind.plain(image[i : i + 1], part(hole, i, 1)))
+            finally:
+                handle.remove()
+        return torch.cat(results)
 
     @contextmanager
-    def graph(self) -> Iterator[None]:
-        """Around every run with a graph."""
-        with self.forward(), clone_on_write() if self.overwrites else nullcontext():
+    def own_chance(self) -> Iterator[None]:
+        """What is drawn inside is not missing outside: the global generators are as they were afterwards."""
+        states = {device: get() for device, (get, _) in self._generators().items()}
+        try:
             yield
+        finally:
+            for device, (_, put) in self._generators().items():
+                put(states[device])
+
+    def _seed(self) -> None:
+        # not torch.manual_seed, which also touches every device that is none of our business
+        for device, (_, put) in self._generators().items():
+            put(torch.Generator(device).manual_seed(0).get_state())
+
+    def _generators(self) -> dict[torch.device, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+        """The state's getter and setter of the generators that a model on this device may draw from: its own and the
+        CPU's."""
+        device, cpu = self.device, torch.device("cpu")
+        found: dict[torch.device, tuple[Callable[[], Tensor], Callable[[Tensor], None]]] = {
+            cpu: (torch.get_rng_state, torch.set_rng_state)
+        }
+        module: Any = getattr(torch, device.type, None)
+        if device.type == "mps":
+            found[device] = (module.get_rng_state, module.set_rng_state)
+        elif device.type != "cpu" and hasattr(module, "set_rng_state"):
+            found[device] = (lambda: module.get_rng_state(device), lambda state: module.set_rng_state(state, device))
+        return found
+
+    def graph(self) -> AbstractContextManager[None]:
+        """Around every run with a graph."""
+        return clone_on_write() if self.overwrites else nullcontext()
+
+
+def part(holes: Tensor | None, start: int, size: int) -> Tensor | None:
+    """Some samples' masks."""
+    return None if holes is None else holes[start : start + size]
 
 
 def probe(kind: Kind, height: int, width: int, *, gradient: bool = True) -> Finding:
@@ -72,17 +120,18 @@ def probe(kind: Kind, height: int, width: int, *, gradient: bool = True) -> Find
         return finding
     found = _gradient(kind, finding, x, hole, direction)
     if found is None or not bool(found.any()):
-        _refuse_silent(
-            kind, finding, x, hole, output, "has no gradient" if found is None else "has a gradient of zero"
-        )
+        _refuse_silent(kind, finding, x, hole, output, "has no gradient" if found is None else "has a gradient of zero")
     elif not bool(found.isfinite().all()):
         raise GradientError(
             f"The gradient through {kind.name} is not finite",
             "numbers, not NaN or infinity",
             "use the model in float32 or bfloat16 instead of float16",
         )
+    else:
+        _compare(kind, finding, x, hole, direction, found)
     with finding.graph():
-        finding.bytes_per_pixel = bytes_kept(lambda leaf: kind.run(leaf, hole), x, kind.module) / (height * width)
+        kept = bytes_kept(lambda leaf: finding.run(kind, leaf, hole), x, kind.module)
+    finding.bytes_per_pixel = kept / kind.padded(height, width)
     return finding
 
 
@@ -106,8 +155,7 @@ def _draws(kind: Kind, finding: Finding, x: Tensor, hole: Tensor | None) -> Tens
         finding.draws = not torch.equal(output, kind.run(x, hole))
     if finding.draws:
         finding.notes.append("the model draws random numbers: they are held fixed")
-        with finding.forward():
-            output = kind.run(x, hole)
+        output = finding.run(kind, x, hole)
     return output
 
 
@@ -125,8 +173,8 @@ def _gradient(kind: Kind, finding: Finding, x: Tensor, hole: Tensor | None, dire
     """J^T direction, or None where the output carries no graph. Turns the guard on when the model needs it."""
     try:
         return _vjp(kind, finding, x, hole, direction)
-    except RuntimeError as error:
-        if not is_overwritten(error):
+    except GradientError as error:
+        if not is_overwritten(error.__cause__):
             raise
     finding.overwrites = True
     finding.notes.append("the model overwrites activations that its backward needs: copies are kept, which is slower")
@@ -134,18 +182,49 @@ def _gradient(kind: Kind, finding: Finding, x: Tensor, hole: Tensor | None, dire
 
 
 def _vjp(kind: Kind, finding: Finding, x: Tensor, hole: Tensor | None, direction: Tensor) -> Tensor | None:
-    with torch.enable_grad(), finding.graph():
-        leaf = x.detach().requires_grad_(True)
-        output = kind.run(leaf, hole)
-    if not output.requires_grad:
-        return None
-    return torch.autograd.grad(output, leaf, direction, allow_unused=True)[0]
+    try:
+        with torch.enable_grad(), finding.graph():
+            leaf = x.detach().requires_grad_(True)
+            output = finding.run(kind, leaf, hole)
+        if not output.requires_grad:
+            return None
+        return torch.autograd.grad(output, leaf, direction, allow_unused=True)[0]
+    except RuntimeError as error:  # also NotImplementedError, of kernels without a backward
+        if is_out_of_memory(error):
+            raise
+        causes, expected, change = CAUSES
+        raise GradientError(
+            f"{kind.name} runs, but not backwards ({error}); usual causes: {causes}", expected, change
+        ) from error
+
+
+@torch.no_grad()
+def _compare(kind: Kind, finding: Finding, x: Tensor, hole: Tensor | None, direction: Tensor, found: Tensor) -> None:
+    """Notes a gradient that is there but cut in part (attention weights from a detached branch), which only finite
+    differences show. Source: ours."""
+    weight = next(iter(kind.module.parameters()), x)
+    if kind.half or weight.dtype not in (torch.float32, torch.float64):
+        return  # steps this small drown in the rounding
+    rng = torch.Generator().manual_seed(1)
+    ways = [torch.randn(x.shape, generator=rng).to(x) for _ in range(WAYS)]
+    claimed = torch.stack([(found.double() * way).sum() for way in ways])
+    disagree = []
+    for step in STEPS:
+        change = [finding.run(kind, x + step * way, hole) - finding.run(kind, x - step * way, hole) for way in ways]
+        measured = torch.stack([(difference.double() * direction).sum() for difference in change]) / (2 * step)
+        disagree.append(float((claimed - measured).norm() / measured.norm()))
+        if not disagree[-1] > CUT:
+            return
+    finding.notes.append(
+        f"part of the gradient seems to be cut (finite differences disagree by {min(disagree):.0%}): "
+        "results may be weaker"
+    )
 
 
 def _refuse_silent(kind: Kind, finding: Finding, x: Tensor, hole: Tensor | None, output: Tensor, found: str) -> None:
     """No gradient: because it is cut, or because there is nothing to find?"""
-    with torch.no_grad(), finding.forward():
-        moved = kind.run(1 - x, hole)
+    with torch.no_grad():
+        moved = finding.run(kind, 1 - x, hole)
     if torch.equal(moved, output):
         raise ProvokeError(
             f"The output of {kind.name} does not depend on its input",

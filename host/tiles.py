@@ -147,11 +147,6 @@ class Plan:
         """Input pixels that the model sees, overlaps counted as often as they are seen."""
         return sum(s.stop - s.start for s in self.rows) * sum(s.stop - s.start for s in self.columns)
 
-    @property
-    def largest(self) -> int:
-        """Input pixels of the largest tile."""
-        return max(s.stop - s.start for s in self.rows) * max(s.stop - s.start for s in self.columns)
-
 
 Function = Callable[[Tensor, "Tensor | None"], Tensor]
 

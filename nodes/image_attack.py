@@ -37,7 +37,9 @@ def run(settings: AttackSettings, make_objective: MakeObjective, *, coupled: boo
         coupled: whether the objective compares the results of one image with each other: their best then come together.
     """
     began = time.monotonic()
-    with open_image_model(settings.model, settings.image, settings.mask, gradient=settings.climbs) as model:
+    with open_image_model(
+        settings.model, settings.image, settings.mask, gradient=settings.climbs, samples=settings.count
+    ) as model:
         unperturbed = model.plain(settings.image)
         if settings.idle:
             return _untouched(settings, unperturbed, model)

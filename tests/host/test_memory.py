@@ -119,7 +119,12 @@ def test_short_memory_is_seen_before_it_fails(
         with host.open(model, image) as opened:
             assert (opened._backward.rung.tile, opened._backward.rung.single) == (tile, single)
             assert opened.notes == (
-                [] if not single else [f"memory is short: gradient with {opened._backward.rung.words}"]
+                []
+                if not single
+                else [
+                    f"memory is short: gradient with {opened._backward.rung.words}"
+                    + (" (approximate for models that look further than the tiles' overlap)" if tile else "")
+                ]
             )
 
 
@@ -130,18 +135,26 @@ def test_the_host_is_asked_before_any_graph_lives(
 
     image, vae = photo(2, 64, 64), build.vae()
     asked: list[tuple[int, float]] = []
+    full: set[bool] = set()
     load = mm.load_models_gpu
     monkeypatch.setattr(
-        mm, "load_models_gpu", lambda m, memory_required=0, **k: (asked.append((len(m), memory_required)), load(m, **k))
+        mm,
+        "load_models_gpu",
+        lambda m, memory_required=0, force_full_load=False, **k: (
+            asked.append((len(m), memory_required)),
+            full.add(force_full_load),
+            load(m, force_full_load=force_full_load, **k),
+        ),
     )
-    with host.open(vae, image) as opened:
+    with host.open(vae, image, samples=3) as opened:
         needed = opened._finding.bytes_per_pixel * image[..., 0].numel()
         count = len(asked)
         for _ in range(2):
             output, pullback = opened.vjp(image.movedim(-1, 1))
             pullback(torch.ones_like(output))
         assert len(asked) == count  # none inside the loop
-    assert asked[-1] == (1, pytest.approx(needed))
+    assert asked[-1] == (1, pytest.approx(needed * 3 * host.memory.MARGIN))
+    assert full == {True}  # a model in parts cannot be saved for backward
 
 
 def test_bytes_kept_are_counted_once(host: SimpleNamespace) -> None:
@@ -175,3 +188,61 @@ def test_costs_are_what_is_counted(host: SimpleNamespace, build: Any, photo: Cal
             opened(x)
         assert opened.forward_cost == pytest.approx(counted.get_total_flops() / once.get_total_flops(), rel=0.01)
         assert opened.forward_cost > 1.2
+
+
+def test_what_dynamic_memory_can_evict_is_free(host: SimpleNamespace) -> None:
+    class Patcher:
+        load_device = torch.device("cpu")
+
+        def get_free_memory(self, device: torch.device) -> int:
+            return 7
+
+    assert host.memory.Managed(Patcher()).free() == 7
+    assert host.memory.Managed(SimpleNamespace(load_device=torch.device("cpu"))).free() > 7
+    assert host.memory.Unmanaged(nn.Conv2d(3, 3, 1)).free() > 7
+
+
+def test_a_vae_under_dynamic_memory_is_replaced(host: SimpleNamespace) -> None:
+    """A backward must not find its weights evicted."""
+    other = object()
+
+    class Dynamic:
+        cached_patcher_init: object = ("loader", ())
+
+        def is_dynamic(self) -> bool:
+            return True
+
+        def get_non_dynamic_delegate(self) -> object:
+            return other
+
+    assert host.kinds._without_dynamic_memory(Dynamic()) is other
+    plain = SimpleNamespace(is_dynamic=lambda: False)
+    assert host.kinds._without_dynamic_memory(plain) is plain
+    Dynamic.cached_patcher_init = None
+    with pytest.raises(host.errors.ProvokeError, match="dynamic VRAM"):
+        host.kinds._without_dynamic_memory(Dynamic())
+
+
+def test_out_of_memory_on_the_cpu_is_recognised(host: SimpleNamespace) -> None:
+    words = "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried to allocate"
+    assert host.memory.is_out_of_memory(RuntimeError(words))
+    assert not host.memory.is_out_of_memory(RuntimeError("shapes"))
+
+
+def test_padding_counts(host: SimpleNamespace, build: Any, photo: Callable[..., Tensor]) -> None:
+    """A model that pads everything to its minimum: as many bytes as without it, and no smaller tiles."""
+    from spandrel import ModelTiling, SizeRequirements
+
+    image = photo(1, 300, 20)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Sigmoid(), nn.Conv2d(8, 3, 1), nn.Sigmoid())
+    with host.open(build.descriptor(net), image) as opened:
+        per_pixel = opened._finding.bytes_per_pixel
+        assert [rung.tile for rung in opened._backward._rungs] == [None, None, 256, 128]
+    padding = build.descriptor(net, size_requirements=SizeRequirements(minimum=256, multiple_of=16))
+    with host.open(padding, image) as opened:
+        assert opened._finding.bytes_per_pixel == pytest.approx(per_pixel, rel=0.05)
+        whole = host.memory.RUNGS[0]
+        assert opened._needed(whole, 1) == pytest.approx(per_pixel * 304 * 256, rel=0.05)
+        assert [rung.tile for rung in opened._backward._rungs] == [None, None, 256]
+    with host.open(build.descriptor(net, tiling=ModelTiling.INTERNAL), image) as opened:
+        assert [rung.tile for rung in opened._backward._rungs] == [None, None]

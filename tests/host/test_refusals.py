@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,6 +88,39 @@ class Draws(Base):
         return torch.sigmoid(self.conv(nn.functional.dropout(x, 0.5, training=True)))
 
 
+class HalfDetached(Base):
+    """As attention whose weights come from a detached branch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 + 0.2 * torch.tanh(self.conv(x)) - 0.4 * torch.tanh(self.conv(1 - x.detach().flip(-1)))
+
+
+class Breaks(torch.autograd.Function):
+    """A kernel without a backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        raise NotImplementedError("derivative for attention is not implemented")
+
+
+class Kernel(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(Breaks.apply(self.conv(x)))
+
+
+class MakesInference(Base):
+    """A table that a forward makes in inference mode and multiplies with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            table = torch.full((1, 3, 1, 1), 0.5)
+        return torch.sigmoid(self.conv(x) * table)
+
+
 class Mat(nn.Module):
     """A stand-in for the MAT of the INPAINT_MODEL packs: a module, one size, constant dropout, a float64 latent."""
 
@@ -110,6 +144,8 @@ class Mat(nn.Module):
         (Inference, "GradientError", r"no gradient.*inference_mode"),
         (Detached, "GradientError", r"no gradient.*detach"),
         (Rounded, "GradientError", r"gradient of zero.*rounding"),
+        (Kernel, "GradientError", r"not backwards \(derivative for attention"),
+        (MakesInference, "GradientError", r"not backwards \(Inference tensors cannot be saved"),
         (Infinite, "GradientError", r"not finite"),
         (White, "GradientError", r"black or white"),
         (Constant, "ProvokeError", r"does not depend on its input"),
@@ -173,6 +209,69 @@ def test_random_models_are_held_still(
         assert torch.equal(opened.plain(image), opened.plain(image))
         assert finite_difference_error(opened, x, weight, gradient, step=2e-3) < 0.01
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", ["upscaler", "tiled upscaler", "mat"])
+def test_random_models_in_batches(
+    kind: str,
+    host: SimpleNamespace,
+    build: Any,
+    photo: Callable[..., Tensor],
+    hole: Callable[..., Tensor],
+    finite_difference_error: Callable[..., float],
+) -> None:
+    """Nobody's result depends on the neighbours or on how it is computed; 530 px are two tiles of the host's node."""
+    size = {"upscaler": (150, 24), "tiled upscaler": (24, 530), "mat": (512, 512)}[kind]
+    image, masks = photo(3, *size), hole(3, *size)
+    model = Mat().eval() if kind == "mat" else build.descriptor(Draws())
+    x = image.movedim(-1, 1).clone()
+    with host.open(model, image, masks) as opened:
+        state = torch.get_rng_state()
+        output, pullback = opened.vjp(x)
+        weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+        gradient = pullback(weight)
+        assert float((opened.plain(image).movedim(-1, 1) - output).abs().max()) < 1e-5
+        error = finite_difference_error(opened, x, weight, gradient, step=2e-3, count=2 if kind == "mat" else 8)
+        assert error < 0.01
+        opened._backward.step_down()
+        opened._forward.step_down()
+        assert opened.vjp_cost == 3.0
+        assert torch.allclose(opened(x), output, atol=1e-6)
+        assert torch.allclose(opened.vjp(x)[1](weight), gradient, atol=1e-5)
+        with pytest.raises(host.errors.ProvokeError):  # smaller tiles would be another function
+            opened._backward.step_down()
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not (model if kind == "mat" else model.model)._forward_pre_hooks
+    for i in range(3):
+        with host.open(model, image[i : i + 1], masks[i : i + 1]) as opened:
+            assert torch.allclose(opened(x[i : i + 1]), output[i : i + 1], atol=1e-6)
+
+
+def test_partly_cut_gradients_are_noted(host: SimpleNamespace, build: Any, photo: Callable[..., Tensor]) -> None:
+    with host.open(build.descriptor(HalfDetached()), photo(1, 40, 40)) as opened:
+        assert len(opened.notes) == 1
+        assert "part of the gradient seems to be cut" in opened.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["compact", "rrdb", "nafnet", "span", "swinir", "drunet", "lama", "vae"])
+def test_whole_gradients_are_not(
+    kind: str, host: SimpleNamespace, build: Any, photo: Callable[..., Tensor], hole: Callable[..., Tensor]
+) -> None:
+    with host.open(getattr(build, kind)(), photo(1, 64, 64), hole(1, 64, 64)) as opened:
+        assert not any("cut" in note for note in opened.notes)
+
+
+@pytest.mark.parametrize("name", ["upscaler-x2", "inpainter"])
+def test_the_demo_models_are_whole(
+    name: str, host: SimpleNamespace, photo: Callable[..., Tensor], hole: Callable[..., Tensor]
+) -> None:
+    from safetensors.torch import load_file
+    from spandrel import ModelLoader
+
+    folder = Path(__file__).parents[2] / "demo" / "weights" / "upscale_models"
+    model = ModelLoader(device="cpu").load_from_state_dict(load_file(folder / f"provoke-demo-{name}.safetensors"))
+    with host.open(model.eval(), photo(1, 64, 64), hole(1, 64, 64)) as opened:
+        assert opened.notes == []
 
 
 def test_mat(

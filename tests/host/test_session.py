@@ -116,6 +116,29 @@ def test_nothing_is_left(
     assert torch.equal(node(model, image), before)
 
 
+def test_kept_activations_do_not_keep_the_graph(
+    host: SimpleNamespace, build: Any, photo: Callable[..., Tensor]
+) -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+            self.register_buffer("last", torch.zeros(1), persistent=False)
+            self.mean = torch.zeros(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = torch.sigmoid(self.conv(x))
+            self.mean = self.last.mean()
+            return self.last * 1
+
+    model, image = build.descriptor(Keeps()), photo(1, 16, 16)
+    with host.open(model, image) as opened:
+        opened.vjp(image.movedim(-1, 1))
+        assert model.model.last.grad_fn is not None
+    assert model.model.last.grad_fn is None
+    assert model.model.mean.grad_fn is None
+
+
 def test_frozen_weights_get_no_gradient(host: SimpleNamespace, build: Any, photo: Callable[..., Tensor]) -> None:
     with torch.inference_mode(False):
         model = build.descriptor(nn.Conv2d(3, 3, 3, padding=1))
