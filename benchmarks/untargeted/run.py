@@ -30,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 EPSILONS = (2.0, 4.0, 8.0)
 TRUNCATIONS = ("clip", "truncate")
 COUNT = 4
+DIVERSITY = 1.0  # the node has 4: see diversity.py beside this, and README.md
 STEPS = 40
 CROPS = 4  # per photo
 PHOTOS = ("cat", "coffee", "rocket")  # scikit-image's; chelsea.png is its `cat`
@@ -136,7 +137,7 @@ def attack(nodes: Any, model: Any, image: Tensor, hole: Tensor | None, epsilon: 
     widgets = nodes.UntargetedAttack.define_schema().inputs
     inputs = {widget.id: widget.default for widget in widgets if hasattr(widget, "default")}
     combos = {widget.id: widget.options[0] for widget in widgets if hasattr(widget, "options")}
-    fixed = {"epsilon": epsilon, "steps": STEPS, "count": COUNT, "seed": 0}
+    fixed = {"epsilon": epsilon, "steps": STEPS, "count": COUNT, "seed": 0, "diversity": DIVERSITY}
     with torch.inference_mode():
         return nodes.UntargetedAttack.execute(
             **{**inputs, **combos, **fixed, **choices, "model": model, "image": image, "mask": hole}
@@ -264,7 +265,13 @@ def main() -> None:
             "torch": torch.__version__,
             "ComfyUI": sys.modules["comfyui_version"].__version__,
         },
-        "settings": {"steps": STEPS, "count": COUNT, "crops per photo": CROPS, "photos": PHOTOS},
+        "settings": {
+            "diversity": DIVERSITY,
+            "steps": STEPS,
+            "count": COUNT,
+            "crops per photo": CROPS,
+            "photos": PHOTOS,
+        },
         "summary": rows,
         "cases": [asdict(case) for case in cases],
     }
