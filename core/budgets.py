@@ -12,6 +12,7 @@ projection onto their intersection: projecting onto one after the other wastes b
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -32,7 +33,7 @@ def gaussian(like: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
     return torch.stack([torch.randn(like.shape[1:], generator=rng) for rng in rngs]).to(like)
 
 
-class Budget:
+class Budget(ABC):
     """What the norms share; a norm is a subclass with four short methods: `_norm`, `_shrink`, `random`, `direction`.
 
     Args:
@@ -83,9 +84,9 @@ class Budget:
         """
         return self.project(self.center + scale * self.epsilon * gaussian(self.center, rngs))
 
+    @abstractmethod
     def random(self, rngs: Sequence[torch.Generator]) -> Tensor:
         """A random point on the ball's surface (cut by the box): the baseline that a search has to beat."""
-        raise NotImplementedError
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point inside ball, box and mask; same shape as x."""
@@ -111,9 +112,9 @@ class Budget:
         boxed = ((x >= self.low - slack) & (x <= self.high + slack)).flatten(1).all(1)
         return boxed & (self.measure(x) <= self.epsilon + slack)
 
+    @abstractmethod
     def direction(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The step of size 1 (in this norm) from x that climbs fastest along `gradient`."""
-        raise NotImplementedError
 
     def free(self, change: Tensor) -> Tensor:
         """The part of a change that the mask allows."""
@@ -146,12 +147,13 @@ class Budget:
         """Cut the box to what is at most `radius` from the center."""
         self.low, self.high = (self.center - radius).clamp(min=self.low), (self.center + radius).clamp(max=self.high)
 
+    @abstractmethod
     def _norm(self, delta: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Size of a change in the norm's unit: B."""
 
+    @abstractmethod
     def _shrink(self, delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Project a change onto the ball and the box [low, high] around it."""
-        raise NotImplementedError
 
 
 def _grid_bounds(low: Tensor, high: Tensor, levels: int) -> tuple[Tensor, Tensor]:
