@@ -42,7 +42,7 @@ class UntargetedAttack(io.ComfyNode):
                 *image_attack_sockets.inputs(),
                 io.Float.Input(
                     "diversity",
-                    default=4.0,
+                    default=8.0,
                     min=0.0,
                     max=10.0,
                     step=0.1,

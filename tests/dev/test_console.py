@@ -21,6 +21,7 @@ import signal, sys, time
 from pathlib import Path
 def stop(number, frame): raise SystemExit(7)
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
 try:
     Path(sys.argv[1], "up").touch()
     time.sleep(60)
@@ -36,6 +37,7 @@ sys.path.insert(0, sys.argv[1])
 from tools.console import run_child
 def stop(number, frame): raise SystemExit(128 + number)
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(run_child([sys.executable, "-c", sys.argv[2], sys.argv[3]]))
 """
 
