@@ -16,7 +16,7 @@ from ...demo.photos import mark_hole
 from ...tools.inprocess import open_pack, upscale_model, upscaled
 from . import run
 
-WEIGHTS = (0.0, 1.0, 4.0)
+WEIGHTS = (0.0, 1.0, 4.0, 8.0, 16.0)
 EPSILON = 4.0
 
 
