@@ -27,8 +27,12 @@ class _Swap:
 class GradientSession:
     """What `gradient_session` yields. Call `refresh` when the host may have loaded or moved the model since."""
 
-    def __init__(self, roots: tuple[nn.Module, ...]) -> None:
+    def __init__(self, roots: tuple[nn.Module, ...], foreign: bool) -> None:
+        self._foreign = foreign
         self._modules = [module for root in roots for module in root.modules()]
+        # not modules, but they hold tensors: latents_mean and latents_std of Wan, SDXL Playground and others
+        formats = [vars(module).get("latent_format") for module in self._modules]
+        self._formats = list({id(one): one for one in formats if hasattr(one, "__dict__")}.values())
         self._training = [(module, module.training) for module in self._modules]
         self._swaps: dict[tuple[int, str], _Swap] = {}
 
@@ -38,20 +42,31 @@ class GradientSession:
         for module in self._modules:
             module.training = False
         aliases: dict[int, Tensor] = {}  # tied weights stay tied
+        for table in self._tables():
+            for key, tensor in list(table.items()):
+                if isinstance(tensor, Tensor) and (tensor.is_inference() or tensor.requires_grad):
+                    if id(tensor) not in aliases:
+                        alias = _alias(tensor, self._foreign)
+                        if alias is None:
+                            continue
+                        aliases[id(tensor)] = alias
+                    known = self._swaps.get(
+                        (id(table), key)
+                    )  # moved meanwhile: it is one of ours
+                    original = tensor if known is None else known.original
+                    self._swaps[id(table), key] = _Swap(table, key, original, aliases[id(tensor)])
+                    table[key] = aliases[id(tensor)]
+
+    def _tables(self) -> Iterator[dict[str, Any]]:
+        """Where the tensors are: parameters, buffers, and plain attributes (SwinIR keeps its mean so). What
+        execution.py's inference mode made (`with torch.inference_mode()` around the whole prompt) cannot be saved for
+        backward."""
         for module in self._modules:
-            # Parameters, buffers, and plain attributes (SwinIR keeps its mean so): what execution.py's inference mode
-            # made (`with torch.inference_mode()` around the whole prompt) cannot be saved for backward.
-            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
-            for table in tables:
-                for key, tensor in list(table.items()):
-                    if isinstance(tensor, Tensor) and (tensor.is_inference() or tensor.requires_grad):
-                        alias = aliases.setdefault(id(tensor), _alias(tensor))
-                        known = self._swaps.get(
-                            (id(table), key)
-                        )  # moved in inference mode, our alias is one of its tensors
-                        original = tensor if known is None else known.original
-                        self._swaps[id(table), key] = _Swap(table, key, original, alias)
-                        table[key] = alias
+            yield module._parameters
+            yield module._buffers
+            yield vars(module)
+        for one in self._formats:
+            yield vars(one)
 
     @contextmanager
     def as_host(self) -> Iterator[None]:
@@ -89,12 +104,14 @@ class GradientSession:
 
 
 @contextmanager
-def gradient_session(*roots: nn.Module) -> Iterator[GradientSession]:
+def gradient_session(*roots: nn.Module, foreign: bool = False) -> Iterator[GradientSession]:
     """Inside: normal autograd, frozen models in eval mode, the host's kernels without a backward switched off.
 
     Args:
         roots: the modules that gradients will pass through, *already loaded* on their device: loading makes inference
             tensors.
+        foreign: leave weights of tensor classes that cannot be aliased (GGUF's) as they are. Right only where the model
+            turns them into ordinary tensors in every forward; whoever says so has to check the gradient.
 
     Afterwards every model is as it was, also when something flies out. torch keeps inference mode per thread: no
     `await` inside, or the state leaks into other nodes.
@@ -104,7 +121,7 @@ def gradient_session(*roots: nn.Module) -> Iterator[GradientSession]:
     """
     for root in roots:
         _refuse_script(root)
-    session = GradientSession(roots)
+    session = GradientSession(roots, foreign)
     with torch.inference_mode(False), torch.enable_grad(), _training_flag(True):
         try:
             session.refresh()
@@ -118,20 +135,35 @@ def normal(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
-def _alias(tensor: Tensor) -> Tensor:
-    """A normal, frozen tensor on the memory of an inference tensor, or of one that wants gradients."""
+def _alias(tensor: Tensor, foreign: bool = False) -> Tensor | None:
+    """A normal, frozen tensor on the memory of an inference tensor, or of one that wants gradients.
+
+    None for a class that cannot be aliased, if `foreign` ones are allowed."""
     if type(tensor) not in (Tensor, nn.Parameter):
-        raise GradientError(
-            f"The model holds weights of the kind {type(tensor).__name__}",
-            "plain tensors (float32, float16 or bfloat16)",
-            "load the same model from a file that is not quantised",
-        )
-    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+        if type(tensor.data).__module__.startswith("comfy") and hasattr(tensor, "__tensor_flatten__"):
+            alias = _alias_quantised(tensor)  # comfy_kitchen's QuantizedTensor
+        elif foreign:
+            return None
+        else:
+            raise GradientError(
+                f"The model holds weights of the kind {type(tensor).__name__}",
+                "plain tensors (float32, float16 or bfloat16)",
+                "load the same model from a file that is not quantised",
+            )
+    else:
+        alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
     if isinstance(tensor, nn.Parameter):
         alias = nn.Parameter(alias, requires_grad=False)
     alias.__dict__.update(tensor.__dict__)  # ModelPatcherDynamic.load hangs `_model_dtype` on parameters
     return alias
+
+
+def _alias_quantised(tensor: Any) -> Tensor:
+    """A wrapper subclass consists of plain tensors, and says of which."""
+    names, context = tensor.__tensor_flatten__()
+    inner = {name: _alias(getattr(tensor, name)) for name in names}
+    return type(tensor).__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())
 
 
 def _refuse_script(root: nn.Module) -> None:

@@ -1,0 +1,1 @@
+"""The host's sampling as a differentiable function of whatever goes into it."""

@@ -1,0 +1,181 @@
+"""One model evaluation as a differentiable function: `CFGGuider.predict_noise` and all that a graph put around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..inplace import Guard
+from ..memory import Ladder, Rung, is_out_of_memory
+from ..progress import check_cancelled
+from ..trees import moving, replaced
+from .checkpoint import checkpoint
+from .keyframes import Keyframes
+from .samplers import split_post_cfg
+from .units import checkpointed, repeated_blocks
+
+T = TypeVar("T")
+Conds = dict[str, list[dict[str, Any]]]
+
+KEPT = Rung("every evaluation's graph kept", single=False)
+ONCE = Rung("one checkpoint per model evaluation")
+NESTED = Rung("checkpoints inside the model")
+COST = {KEPT: 2.0, ONCE: 3.0, NESTED: 4.0}  # forwards per differentiated evaluation
+
+
+class Evaluator:
+    """The user's guider with gradients: x0 = D(x, sigma), for the conditioning of the moment.
+
+    Why at this level: everything below is the host's own code (wrappers, CFG, areas, hooks, ControlNets, patches), and
+    a checkpoint around `apply_model` would be silently wrong with a ControlNet, whose outputs the UNet pops out of
+    their dictionary.
+
+    Args:
+        guider: within `Sampler.sample`, where its models are loaded and its conds are processed.
+        ladder: how much of the graph is kept; only ever goes down.
+    """
+
+    def __init__(self, guider: Any, ladder: Ladder) -> None:
+        self.guider, self.ladder = guider, ladder
+        self.conds: Conds = guider.conds
+        self.hints: dict[int, Tensor] = {}  # id(ControlBase) -> B C H W, its hint in place of the graph's
+        self.keyframes = Keyframes(guider.conds, guider.model_patcher)
+        groups = {id(c.get("hooks")) for cond in guider.conds.values() for c in cond}
+        # copy_to_param swaps the weights between two hook groups through `.data`, past autograd's version counters
+        self.guard = Guard(always=len(groups) > 1)
+        self.constant: Callable[[Tensor], bool] = lambda sigma: False  # evaluations that carry no gradient
+        self.count = 0
+        self.blocks = repeated_blocks(guider.inner_model.diffusion_model)
+        self._half = guider.inner_model.get_dtype_inference() == torch.float16
+
+    def __getattr__(self, name: str) -> Any:
+        """k-diffusion's samplers look for `inner_model`, `model_patcher` and so on: they are the guider's."""
+        return getattr(self.guider, name)
+
+    def __call__(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] = {}, seed: Any = None) -> Tensor:  # noqa: B006 (the guider's own signature)
+        """x0 prediction for x (B C ...) at sigmas `timestep` (B), as `CFGGuider.__call__`."""
+        check_cancelled()
+        self.count += 1
+        options, own = split_post_cfg(model_options)
+        given = [x, *moving(self.conds), *self.hints.values()]
+        conds, hints, state = self.conds, dict(self.hints), self.keyframes.state()
+        first: list[bool] = []
+
+        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+            if first:  # again, in the backward: the schedule is at its end by now
+                self.keyframes.put_back(state)
+            first.append(True)
+            table = {id(before): now for before, now in zip(given, tensors, strict=True)}
+            now_hints = {key: table.get(id(hint), hint) for key, hint in hints.items()}
+            return self._evaluate(tensors[0], timestep, replaced(conds, table), now_hints, options, seed, bool(own))
+
+        outputs = self._with_gradient(function, given) if self._wanted(given, timestep) else _without(function, given)
+        return self._after(own, outputs, x, timestep, model_options)
+
+    def _wanted(self, given: list[Tensor], timestep: Tensor) -> bool:
+        wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+        return wanted and not self.constant(timestep)
+
+    def _with_gradient(self, function: Callable[..., tuple[Tensor, ...]], given: list[Tensor]) -> tuple[Tensor, ...]:
+        if self.ladder.rung is KEPT:
+            return self.guard.kept(lambda: function(*given))
+        return checkpoint(function, *given, around=self.around, half=self._half)
+
+    def around(self, piece: Callable[[], T]) -> T:
+        """Runs one evaluation's forward and backward: guarded, and finer when memory runs out."""
+        while True:
+            try:
+                nested = self.ladder.rung is NESTED
+                with checkpointed(self.blocks) if nested else nullcontext():
+                    return self.guard.run(piece)
+            except Exception as error:
+                if not is_out_of_memory(error) or self.ladder.rung is NESTED:
+                    raise
+            self.ladder.step_down()
+
+    def _evaluate(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        conds: Conds,
+        hints: Mapping[int, Tensor],
+        options: dict[str, Any],
+        seed: Any,
+        with_uncond: bool,
+    ) -> tuple[Tensor, ...]:
+        uncond: list[Tensor] = []
+        if with_uncond:
+            options = dict(options)
+            functions = list(options.get("sampler_post_cfg_function", []))
+            options["sampler_post_cfg_function"] = [*functions, lambda args: _noted(args, uncond)]
+            options["disable_cfg1_optimization"] = True  # as the cfg_pp samplers ask for
+        before = self.guider.conds
+        self.guider.conds = conds
+        try:
+            with hinted(conds, hints):
+                denoised = self.guider(x, timestep, model_options=options, seed=seed)
+        finally:
+            self.guider.conds = before
+        return (denoised, *uncond)
+
+    @staticmethod
+    def _after(own: list[Any], outputs: tuple[Tensor, ...], x: Tensor, sigma: Tensor, options: Any) -> Tensor:
+        """The sampler's own post-CFG functions, outside of the checkpoint: what they keep must carry its gradient."""
+        denoised = outputs[0]
+        for function in own:
+            args = {"denoised": denoised, "uncond_denoised": outputs[1], "input": x, "sigma": sigma}
+            denoised = function({**args, "model_options": options})
+        return denoised
+
+
+def _without(function: Callable[..., tuple[Tensor, ...]], given: list[Tensor]) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return tuple(y.detach() for y in function(*given))
+
+
+def _noted(args: dict[str, Any], uncond: list[Tensor]) -> Tensor:
+    uncond[:] = [args["uncond_denoised"]]
+    return args["denoised"]
+
+
+def controls(conds: Conds) -> list[Any]:
+    """Every ControlNet in the conditioning, once, each chain from its end."""
+    found: dict[int, Any] = {}
+    for cond in conds.values():
+        for c in cond:
+            control = c.get("control")
+            while control is not None:
+                found.setdefault(id(control), control)
+                control = control.previous_controlnet
+    return list(found.values())
+
+
+@contextmanager
+def hinted(conds: Conds, hints: Mapping[int, Tensor]) -> Iterator[None]:
+    """Within: ControlNets see other hints. `ControlNet.get_control` keeps the resized hint in `cond_hint`, and a graph
+    with it: so it is made anew inside, and put back after."""
+    changed = [control for control in controls(conds) if id(control) in hints] if hints else []
+    before = [(control, control.cond_hint_original, control.cond_hint) for control in changed]
+    try:
+        for control in changed:
+            control.cond_hint_original, control.cond_hint = hints[id(control)], None
+        yield
+    finally:
+        for control, original, hint in before:
+            control.cond_hint_original, control.cond_hint = original, hint
+
+
+class Denoiser(comfy.samplers.KSamplerX0Inpaint):  # type: ignore[misc]
+    """What a k-diffusion sampler calls: the evaluator, and the host's own blending with a mask around it.
+
+    The blending is outside of the checkpoint, in plain autograd: it is where noise and latent enter once more.
+    """
+
+    def __init__(self, evaluator: Evaluator, sigmas: Tensor, latent: Tensor, noise: Tensor) -> None:
+        super().__init__(evaluator, sigmas)
+        self.latent_image, self.noise = latent, noise

@@ -1,0 +1,234 @@
+"""Entering the user's sampling with gradients, and leaving no trace of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import comfy.model_management
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from torch import Tensor, nn
+
+from ...core.errors import ProvokeError
+from ..decode import Decoder
+from ..gradients import gradient_session, normal
+from ..memory import Ladder
+from ..trees import mapped
+from .evaluations import KEPT, NESTED, ONCE, Evaluator, controls
+from .handle import Sampling
+from .patches import attention_with_backward, prepared, refuse_nested
+from .probe import look
+from .samplers import DifferentiableSampler, differentiable
+from .text import TextEncoder
+
+T = TypeVar("T")
+
+
+def guider_of(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """The guider that a KSampler uses: for nodes in its form."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def empty_fixed(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
+    """A LATENT with the channels and frames that the model wants if it is empty, as the host's samplers fix it."""
+    refuse_nested(latent["samples"])
+    ratios = [latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")]
+    wanted = comfy.sample.fix_empty_latent_channels.__code__.co_argcount - 2  # 0.18 knows one ratio, later hosts two
+    return {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios[:wanted])}
+
+
+def inside(
+    guider: Any,
+    noise: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    latent: dict[str, Any],
+    body: Callable[[Sampling], T],
+    *,
+    vae: Any = None,
+    clip: Any = None,
+    also: Sequence[Any] = (),
+    notes: list[str] | None = None,
+    check: bool = True,
+) -> T:
+    """Runs `body` where a sampler runs, with everything loaded and differentiable, and returns what it returns.
+
+    All that a sampler needs (loaded models, processed conditioning, registered hooks, prepared ControlNets) exists
+    within `Sampler.sample` only, and is torn down after it: so the search runs there. The user's objects are not
+    changed; afterwards, also after an error or a cancel, the host is as it was.
+
+    Args:
+        guider, noise, sampler, sigmas, latent: from sockets of those types, as SamplerCustomAdvanced takes them.
+            `guider_of` makes a guider for the KSampler's form.
+        body: gets the handle, in normal autograd mode. No `await` inside, and nothing that loads models.
+        vae, clip: to be used within the body; loaded in the same request as the model, so that none unloads another.
+        also: patchers of further models to be loaded with them (a second MODEL of a chain).
+        notes: a list that receives in words what was replaced or stepped down.
+        check: compare one model evaluation's gradient with finite differences first (some 7 forwards). A gradient that
+            is cut or wrong is refused.
+
+    Raises:
+        ProvokeError: a latent, schedule or object that does not fit. GradientError: a sampler, patch or model that no
+            right gradient comes through, with the reason.
+        Whatever the body raises, and the host's InterruptProcessingException.
+    """
+    notes = [] if notes is None else notes
+    chosen = differentiable(sampler)
+    _check_sigmas(sigmas)
+    decoder = None if vae is None else Decoder(vae, notes)
+    encoder = None if clip is None else TextEncoder(clip)
+    own = copy.copy(guider)  # sampling writes to its guider; the user's stays as it is
+    partners = [part.patcher for part in (decoder, encoder) if part is not None] + list(also)
+    own.model_patcher = prepared(guider.model_patcher, partners, notes)
+    own.model_options = own.model_patcher.model_options
+    fixed = empty_fixed(own.model_patcher, latent)
+    entry: _Inside[T] = _Inside(chosen, body, decoder, encoder, fixed, notes, check)
+    entry.conditioning = _conditioning_of(guider)
+    try:
+        with torch.inference_mode(), attention_with_backward(notes):  # the host's part runs as the executor runs nodes
+            own.sample(
+                noise.generate_noise(fixed), fixed["samples"], entry, sigmas,
+                denoise_mask=fixed.get("noise_mask"), disable_pbar=True, seed=noise.seed,
+            )  # fmt: skip
+    except BaseException:
+        _clean_up(own)
+        raise
+    if not entry.result:
+        raise ProvokeError(
+            "A wrapper around the model's sampling did not call the sampler",
+            "a model whose samplers run",
+            "bypass the nodes that change how the model is sampled",
+        )
+    return entry.result[0]
+
+
+class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
+    """The sampler that the guider is given: it opens the session and calls the body."""
+
+    def __init__(
+        self,
+        sampler: DifferentiableSampler,
+        body: Callable[[Sampling], T],
+        decoder: Decoder | None,
+        encoder: TextEncoder | None,
+        latent: dict[str, Any],
+        notes: list[str],
+        check: bool,
+    ) -> None:
+        self._sampler, self._body, self._decoder, self._encoder = sampler, body, decoder, encoder
+        self._latent, self._notes, self._check = latent, notes, check
+        self.conditioning: dict[str, Any] = {}
+        self.result: list[T] = []
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        if self.result:
+            raise ProvokeError(
+                "A wrapper around the model's sampling calls the sampler more than once",
+                "a model that is sampled once",
+                "bypass the nodes that change how the model is sampled",
+            )
+        roots = [model_wrap.inner_model, *_modules(model_wrap.loaded_models)]
+        roots += [part.module for part in (self._decoder, self._encoder) if part is not None]
+        # GGUF's weights cannot be aliased; they become ordinary tensors in every forward, and the check tells
+        with gradient_session(*{id(root): root for root in roots}.values(), foreign=True) as session:
+            before = model_wrap.conds
+            model_wrap.conds = mapped(before, _usable)
+            extra = {**extra_args, "model_options": mapped(extra_args["model_options"], _usable)}
+            ladder = Ladder("gradient of the sampling", [KEPT, ONCE, NESTED], self._notes)
+            evaluator = Evaluator(model_wrap, ladder)
+            schedule = evaluator.keyframes.state()
+            handle = Sampling(
+                evaluator, self._sampler, session, ladder=ladder, notes=self._notes, decode=self._decoder,
+                encoder=self._encoder, inputs={
+                    "noise": _usable(noise),
+                    "latent": _usable(self._latent["samples"]).to(noise.device, torch.float32),
+                    "model_latent": _usable(latent_image),
+                    "mask": None if denoise_mask is None else _usable(denoise_mask),
+                    "sigmas": _usable(sigmas),
+                    "conditioning": mapped(self.conditioning, _usable),
+                    "extra": extra,
+                },
+            )  # fmt: skip
+            try:
+                with hints_usable(controls(model_wrap.conds)):
+                    look(handle, check=self._check)
+                    session.refresh()  # a ControlNet with a VAE loads it in its first evaluation
+                    self.result.append(self._body(handle))
+            finally:
+                model_wrap.conds = before
+                evaluator.keyframes.put_back(schedule)
+        return latent_image
+
+
+class hints_usable:
+    """Within: what ControlNets hold of their hints may be used by autograd."""
+
+    NAMES = ("cond_hint_original", "cond_hint", "extra_concat_orig", "extra_concat")
+
+    def __init__(self, found: Sequence[Any]) -> None:
+        self._before = [(control, {name: getattr(control, name, None) for name in self.NAMES}) for control in found]
+
+    def __enter__(self) -> None:
+        for control, before in self._before:
+            for name, value in before.items():
+                setattr(control, name, mapped(value, _usable))
+
+    def __exit__(self, *error: object) -> None:
+        for control, before in self._before:
+            for name, value in before.items():
+                setattr(control, name, value)
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    return normal(tensor) if tensor.is_inference() else tensor
+
+
+def _modules(loaded: Sequence[Any]) -> list[nn.Module]:
+    """The modules of additional models: patchers, and some that are modules themselves."""
+    found = [getattr(one, "model", one) for one in loaded]
+    return [one for one in found if isinstance(one, nn.Module)]
+
+
+def _conditioning_of(guider: Any) -> dict[str, Any]:
+    """The guider's conditionings as they were on their sockets; `convert_cond` has moved things around."""
+    hidden = ("cross_attn", "model_conds", "uuid")
+    return {
+        name: [[c.get("cross_attn"), {key: value for key, value in c.items() if key not in hidden}] for c in conds]
+        for name, conds in guider.original_conds.items()
+    }
+
+
+def _check_sigmas(sigmas: Tensor) -> None:
+    if not isinstance(sigmas, Tensor) or sigmas.ndim != 1 or len(sigmas) < 2:
+        came = tuple(sigmas.shape) if isinstance(sigmas, Tensor) else type(sigmas).__name__
+        raise ProvokeError(
+            f"The schedule (SIGMAS) is {came}", "at least two values: one step", "raise steps, or denoise above 0"
+        )
+
+
+def _clean_up(guider: Any) -> None:
+    """What `CFGGuider.outer_sample` leaves undone when an error or a cancel goes through it: it cleans its models up
+    after success only, and a ControlNet would keep its hint (and the graph in it)."""
+    conds, loaded = getattr(guider, "conds", None), getattr(guider, "loaded_models", None)
+    if conds is not None and loaded is not None:
+        with torch.inference_mode():
+            comfy.sampler_helpers.cleanup_models(conds, loaded)
+    for name in ("conds", "loaded_models", "inner_model"):
+        vars(guider).pop(name, None)
