@@ -13,7 +13,7 @@ from spandrel import ImageModelDescriptor, MaskedImageModelDescriptor, ModelTili
 from torch import Tensor, nn
 
 from ..core.errors import ProvokeError
-from .memory import Managed, Residence, Unmanaged
+from .memory import Managed, Residence, Unmanaged, without_dynamic_memory
 
 MAT_SIZE = 512  # the only size that a MAT model takes
 
@@ -293,7 +293,7 @@ class RoundTrip:
                 "connect a picture model's VAE",
             )
         self.vae = vae
-        patcher = _without_dynamic_memory(vae.patcher)
+        patcher = without_dynamic_memory(vae.patcher, "VAE")
         self.module: nn.Module = patcher.model
         self.residence: Residence = Managed(patcher)
 
@@ -335,18 +335,3 @@ class RoundTrip:
 
     def plain(self, image: Tensor, mask: Tensor | None) -> Tensor:
         return self.vae.decode(self.vae.encode(image))
-
-
-def _without_dynamic_memory(patcher: Any) -> Any:
-    """ModelPatcherDynamic keeps weights in memory that it may evict between forward and backward; a backward would then
-    read what is not there. (Upscale models are safe: ModelPatcherDynamic.load copies modules without
-    `comfy_cast_weights`.)"""
-    if not patcher.is_dynamic():
-        return patcher
-    if getattr(patcher, "cached_patcher_init", None) is None:
-        raise ProvokeError(
-            "The VAE is under dynamic VRAM and its loader does not say how to load it again",
-            "a VAE from one of the host's own loaders",
-            "load it with Load VAE or Load Checkpoint, or start ComfyUI with --disable-dynamic-vram",
-        )
-    return patcher.get_non_dynamic_delegate()

@@ -40,13 +40,35 @@ def bytes_kept(function: Callable[[Tensor], Tensor], x: Tensor, weights: nn.Modu
         if storage.data_ptr() not in storages:  # one storage is often saved several times
             storages.add(storage.data_ptr())
             kept += storage.nbytes()
-        return tensor
+        return tensor.detach()  # not itself: a node that saves its own output would hold itself, and never go
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         leaf = x.detach().requires_grad_(True)
         storages.add(leaf.untyped_storage().data_ptr())
         function(leaf)
     return kept
+
+
+def without_dynamic_memory(patcher: Any, what: str) -> Any:
+    """ModelPatcherDynamic keeps weights in memory that it may evict between forward and backward; a backward would then
+    read what is not there. (Upscale models are safe: ModelPatcherDynamic.load copies modules without
+    `comfy_cast_weights`.)
+
+    Args:
+        patcher: of the model; itself if it is not dynamic.
+        what: the model, for the error ("VAE").
+
+    Raises: ProvokeError where the host cannot load the model a second time.
+    """
+    if not patcher.is_dynamic():
+        return patcher
+    if getattr(patcher, "cached_patcher_init", None) is None:
+        raise ProvokeError(
+            f"The {what} is under dynamic VRAM and its loader does not say how to load it again",
+            f"a {what} from one of the host's own loaders",
+            f"load the {what} with the host's own loader node, or start ComfyUI with --disable-dynamic-vram",
+        )
+    return patcher.get_non_dynamic_delegate()
 
 
 class Residence(Protocol):
@@ -158,6 +180,10 @@ class Ladder:
     def rung(self) -> Rung:
         return self._rungs[self._position]
 
+    def start(self, position: int) -> None:
+        """Chooses a rung, up or down, before anything is computed."""
+        self._position = position
+
     def fit(self, needed: Callable[[Rung], float], free: float) -> None:
         """Goes down, before anything fails, to the first rung that fits into `free` bytes (or the last)."""
         before = self._position
@@ -173,7 +199,7 @@ class Ladder:
         if self._position + 1 == len(self._rungs):
             raise ProvokeError(
                 f"Out of memory: the {self._what} does not fit even with {self.rung.words}",
-                "room for one tile of the picture and what the model keeps of it for the backward pass",
+                "room for what the model keeps for the backward pass of the smallest piece",
                 "make the picture smaller, use a smaller model, or close what else uses the memory",
             )
         self._position += 1

@@ -151,6 +151,11 @@ class Plan:
 Function = Callable[[Tensor, "Tensor | None"], Tensor]
 
 
+def halo_plan(height: int, width: int, scale: int, tile: int, halo: int) -> Plan:
+    """Tiles of at most `tile` input pixels that see `halo` of them around the part which they give."""
+    return Plan(halo_axis(height, scale, tile, halo), halo_axis(width, scale, tile, halo), height, width, scale)
+
+
 def whole_plan(height: int, width: int, scale: int) -> Plan:
     return Plan(whole_axis(height, scale), whole_axis(width, scale), height, width, scale)
 
@@ -169,7 +174,8 @@ def smaller_plan(plan: Plan, tile: int) -> Plan:
 
 
 def blend(plan: Plan, function: Function, x: Tensor, mask: Tensor | None, each: Callable[[], None]) -> Tensor:
-    """out = sum_t w_t * f(x_t). x: B C H W, mask: B 1 H W or None, cut along; `each` is called before every tile."""
+    """out = sum_t w_t * f(x_t). x: B C H W or B C T H W, mask: B 1 H W or None, cut along; `each` is called for every
+    tile, before it."""
     if len(plan) == 1:  # exactly f, no multiplication by one
         each()
         return function(x, mask)
@@ -178,7 +184,7 @@ def blend(plan: Plan, function: Function, x: Tensor, mask: Tensor | None, each: 
         each()
         part = tile.weighted(function(tile.cut(x), None if mask is None else tile.cut(mask)))
         if out is None:
-            out = part.new_zeros((*part.shape[:2], plan.height * plan.scale, plan.width * plan.scale))
+            out = part.new_zeros((*part.shape[:-2], plan.height * plan.scale, plan.width * plan.scale))
         tile.place(out).add_(part)
     assert out is not None  # a plan has at least one tile
     return out

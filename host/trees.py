@@ -51,12 +51,12 @@ def replaced(value: Any, table: dict[int, Tensor]) -> Any:
     return mapped(value, lambda tensor: table.get(id(tensor), tensor))
 
 
-def moving(value: Any) -> list[Tensor]:
-    """The tensors in a value that a gradient is wanted for, each once, in the order in which they are met."""
+def floating(value: Any) -> list[Tensor]:
+    """The floating-point tensors in a value, each once, in the order in which they are met."""
     found: dict[int, Tensor] = {}
 
     def look(tensor: Tensor) -> Tensor:
-        if tensor.requires_grad:
+        if tensor.is_floating_point():
             found.setdefault(id(tensor), tensor)
         return tensor
 

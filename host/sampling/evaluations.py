@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..inplace import Guard
-from ..memory import Ladder, Rung, is_out_of_memory
+from ..memory import Ladder, Rung, bytes_kept, is_out_of_memory
 from ..progress import check_cancelled
-from ..trees import moving, replaced
+from ..trees import floating, replaced
 from .checkpoint import checkpoint
 from .keyframes import Keyframes
 from .samplers import split_post_cfg
@@ -62,7 +62,20 @@ class Evaluator:
         check_cancelled()
         self.count += 1
         options, own = split_post_cfg(model_options)
-        given = [x, *moving(self.conds), *self.hints.values()]
+        function, given = self._function(x, timestep, options, seed, bool(own))
+        outputs = self._with_gradient(function, given) if self._wanted(given, timestep) else _without(function, given)
+        return self._after(own, outputs, x, timestep, model_options)
+
+    def bytes_kept(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: Any) -> int:
+        """What the graph of one evaluation keeps, without the weights and x. (The guard's copies come on top.)"""
+        function, (_, *rest) = self._function(x, timestep, model_options, seed, False)
+        return bytes_kept(lambda leaf: function(leaf, *rest)[0], x, self.guider.inner_model)
+
+    def _function(
+        self, x: Tensor, timestep: Tensor, options: dict[str, Any], seed: Any, with_uncond: bool
+    ) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
+        """The evaluation as a function of all that it depends on, and these tensors, x first."""
+        given = [x, *floating(self.conds), *self.hints.values()]
         conds, hints, state = self.conds, dict(self.hints), self.keyframes.state()
         first: list[bool] = []
 
@@ -72,10 +85,9 @@ class Evaluator:
             first.append(True)
             table = {id(before): now for before, now in zip(given, tensors, strict=True)}
             now_hints = {key: table.get(id(hint), hint) for key, hint in hints.items()}
-            return self._evaluate(tensors[0], timestep, replaced(conds, table), now_hints, options, seed, bool(own))
+            return self._evaluate(tensors[0], timestep, replaced(conds, table), now_hints, options, seed, with_uncond)
 
-        outputs = self._with_gradient(function, given) if self._wanted(given, timestep) else _without(function, given)
-        return self._after(own, outputs, x, timestep, model_options)
+        return function, given
 
     def _wanted(self, given: list[Tensor], timestep: Tensor) -> bool:
         wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
@@ -83,7 +95,12 @@ class Evaluator:
 
     def _with_gradient(self, function: Callable[..., tuple[Tensor, ...]], given: list[Tensor]) -> tuple[Tensor, ...]:
         if self.ladder.rung is KEPT:
-            return self.guard.kept(lambda: function(*given))
+            try:
+                return self.guard.kept(lambda: function(*given))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.ladder.step_down()  # what was kept so far stays
         return checkpoint(function, *given, around=self.around, half=self._half)
 
     def around(self, piece: Callable[[], T]) -> T:
@@ -91,12 +108,18 @@ class Evaluator:
         while True:
             try:
                 nested = self.ladder.rung is NESTED
-                with checkpointed(self.blocks) if nested else nullcontext():
+                with checkpointed(self.blocks, self._hooks) if nested else nullcontext():
                     return self.guard.run(piece)
             except Exception as error:
-                if not is_out_of_memory(error) or self.ladder.rung is NESTED:
+                if not is_out_of_memory(error):
                     raise
             self.ladder.step_down()
+
+    def _hooks(self) -> Callable[[], None]:
+        """Puts the weights back that the hooks have made now: in a backward they are those of the last hook group."""
+        patcher = self.guider.inner_model.current_patcher
+        hooks = patcher.current_hooks
+        return lambda: patcher.apply_hooks(hooks)
 
     def _evaluate(
         self,

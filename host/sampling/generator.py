@@ -48,7 +48,7 @@ class SampledImages:
             return _joined([self._function(part) for part in self._parts(normal(variable))])
 
     def vjp(self, variable: Tensor) -> tuple[Tensor, Pullback]:
-        """The result without a graph; and a function, callable once, from d score / d result to d score / d variable."""
+        """The result without a graph; and a function, callable once, d score / d result -> d score / d variable."""
         x = normal(variable)
         graph = self._graph(x)
         result = _joined([out.detach() for _, out in graph])

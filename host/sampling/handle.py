@@ -126,13 +126,18 @@ class Sampling:
         options = self._extra["model_options"]
         return self.evaluator(x, sigma.expand(len(x)), options, self._extra["seed"])
 
+    def bytes_kept(self, x: Tensor, sigma: Tensor) -> int:
+        """What the graph of `denoised` keeps, in bytes, without the weights and x."""
+        options = self._extra["model_options"]
+        return self.evaluator.bytes_kept(x, sigma.expand(len(x)), options, self._extra["seed"])
+
     def evaluations(self) -> int:
         """Model evaluations of one run, counted by running the sampler on a model that predicts zero."""
         counted = _Zero(self.evaluator)
         denoiser = Denoiser(counted, self.sigmas, self.model_latent, self.noise)
         with torch.no_grad():
             start = self._noised(self.noise, self.model_latent)
-            self._sampler(denoiser, start, self.sigmas.clone(), self._arguments(0))
+            self._sampler(denoiser, start, self.sigmas, self._arguments(0))
         return counted.count
 
     # ---------------------------------------------------------------------------------------------- running
@@ -140,7 +145,7 @@ class Sampling:
     def _run(self, noise: Tensor, latent: Tensor, seed: Any, route: Route) -> Tensor:
         """`KSAMPLER.sample`, with gradients, by a route."""
         evaluator, sampling = self.evaluator, self._model.model_sampling
-        sigmas = self.sigmas.clone()  # uni_pc writes into it, and KSAMPLER.sample uses what it wrote
+        sigmas = self.sigmas
         blend = noise
         if self._sampler.random_inpaint:  # "ddim": noise of its own where the mask keeps the picture
             rng = torch.Generator().manual_seed(int(seed) + 1)
@@ -154,17 +159,18 @@ class Sampling:
             if isinstance(route, Residual) and route.steps < self.steps:
                 late = float(sigmas[self.steps - route.steps]) * (1 + 1e-5)
                 evaluator.constant = lambda sigma: float(sigma[0]) > late
-                x = x.detach() + (1 - route.weight) * (x - x.detach())
+                fixed = x.detach()
+                x = fixed if route.weight == 1 else fixed + (1 - route.weight) * (x - fixed)
             x = self._sampler(denoiser, x, sigmas, self._arguments(seed))
         finally:
             evaluator.constant = before
-        return self._model_out(sampling.inverse_noise_scaling(sigmas[-1], x))
+        return self._model_out(sampling.inverse_noise_scaling(self._sampler.last_sigma(sigmas), x))
 
     def _one_step(self, denoiser: Denoiser, x: Tensor, seed: Any, at: int) -> Tensor:
         arguments = self._arguments(seed)
         if at > 0:
             self.evaluator.constant = lambda sigma: True
-            x = self._sampler(denoiser, x, self.sigmas[: at + 1].clone(), arguments)
+            x = self._sampler(denoiser, x, self.sigmas[: at + 1], arguments)
             self.evaluator.constant = lambda sigma: False
         return self._model_out(denoiser(x, self.sigmas[at].expand(len(x)), **arguments))
 
@@ -207,7 +213,7 @@ class Sampling:
                     "use a guider with that input (CFGGuider has positive and negative)",
                 )
             given = (conditioning or {}).get(name, self.conditioning[name])
-            conds[name] = comfy.sampler_helpers.convert_cond(mapped(given, self._there))
+            conds[name] = comfy.sampler_helpers.convert_cond(mapped(given, _own))
             for entry, known in zip(conds[name], self._conds[name], strict=False):
                 entry.pop("hooks", None)
                 if known.get("hooks") is not None:
@@ -249,6 +255,11 @@ class Sampling:
                 )
             chosen[id(control)] = self._there(hint).to(self.device)
         return chosen
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy, with its gradient: WAN21's extra_conds, for one, writes into the conditioning."""
+    return tensor.clone()
 
 
 class _Zero:

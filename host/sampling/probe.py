@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import GradientError
-from ..memory import MARGIN, bytes_kept, is_out_of_memory
+from ..memory import MARGIN, is_out_of_memory
 
 if TYPE_CHECKING:
     from .handle import Sampling
@@ -123,8 +123,7 @@ def _choose(handle: Sampling, x: Tensor, sigma: Tensor) -> None:
     evaluator, count = handle.evaluator, handle.evaluations()
     evaluator.ladder.start(0)
     try:
-        with torch.enable_grad():
-            kept = bytes_kept(lambda leaf: handle.denoised(leaf, sigma), x, evaluator.inner_model)
+        kept = handle.bytes_kept(x, sigma)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -134,7 +133,7 @@ def _choose(handle: Sampling, x: Tensor, sigma: Tensor) -> None:
         evaluator.ladder.start(2)
     elif evaluator.guard.always or kept * count * MARGIN > 0.5 * free:
         evaluator.ladder.start(1)
-    size = "more than there is" if kept < 0 else f"{kept / 2**20:,.0f} MiB"
+    size = "more than there is" if kept < 0 else f"{kept / 2**20:,.1f} MiB"
     handle.notes.append(
         f"gradient of the sampling: {evaluator.ladder.rung.words} ({count} evaluations, {size} each, "
         f"{free / 2**20:,.0f} MiB free)"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...core.errors import ProvokeError
 from ..inplace import Guard
 from ..memory import without_dynamic_memory
-from ..trees import moving, put_together, replaced, taken_apart
+from ..trees import floating, put_together, replaced, taken_apart
 from .checkpoint import checkpoint
 
 Tokens = dict[str, list[list[Any]]]  # by encoder ("l", "g", "t5xxl", ...): sections of (token id or embedding, weight)
@@ -55,7 +55,7 @@ class TextEncoder:
 
     def __call__(self, tokens: Tokens) -> list[Any]:
         """CONDITIONING of one entry, as `CLIP.encode_from_tokens_scheduled` gives; differentiable, one checkpoint."""
-        given = moving(tokens)
+        given = floating(tokens)
         outline: list[Any] = []
 
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:

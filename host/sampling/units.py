@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..inplace import Guard
-from ..trees import moving, put_together, replaced, taken_apart
+from ..trees import floating, put_together, replaced, taken_apart
 from .checkpoint import checkpoint
 
 
@@ -41,18 +41,27 @@ def _innermost(member: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+def checkpointed(
+    blocks: Sequence[nn.Module], remember: Callable[[], Callable[[], None]] | None = None
+) -> Iterator[None]:
     """Within: each block keeps its inputs only and is computed again in the backward, wherever a graph is recorded.
 
     Every tensor among a block's arguments gets its gradient, also within lists and dictionaries. These are remembered,
     so that `transformer_options`, which the host's UNet rewrites while it runs, is in the second run what it was in the
-    first. Not for blocks that give results away through an argument (the Wan VAE's feature cache).
+    first.
+
+    Args:
+        blocks: from `repeated_blocks`, say. Those that another pack has patched are left alone.
+        remember: called when a block runs first; what it returns is called before the block runs again (the weights of
+            LoRA hooks are others by then).
+
+    Not for blocks that give results away through an argument (the Wan VAE's feature cache).
     """
     patched: list[nn.Module] = []
     try:
         for block in blocks:
             if "forward" not in vars(block):  # the pack that patched it knows why
-                block.forward = _Checkpointed(block)  # type: ignore[method-assign]
+                block.forward = _Checkpointed(block, remember)  # type: ignore[method-assign]
                 patched.append(block)
         yield
     finally:
@@ -63,21 +72,25 @@ def checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
 class _Checkpointed:
     """The forward of one block."""
 
-    def __init__(self, block: nn.Module) -> None:
-        self._forward, self._guard = block.forward, Guard()
+    def __init__(self, block: nn.Module, remember: Callable[[], Callable[[], None]] | None) -> None:
+        self._forward, self._guard, self._remember = block.forward, Guard(), remember
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self._forward(*args, **kwargs)
-        given = moving((args, kwargs))
-        if not given:
+        # constants too: blocks write into their arguments (Flux into the text's stream), so that each run needs its own
+        given = floating((args, kwargs))
+        if not any(tensor.requires_grad for tensor in given):
             return self._forward(*args, **kwargs)
         leaves, shape = tree_flatten((args, kwargs))  # containers as they are now: the host writes to some later
         outline: list[Any] = []
+        put_back = None if self._remember is None else self._remember()
 
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
             table = {id(before): now for before, now in zip(given, tensors, strict=True)}
             first = not outline  # the first run sees the caller's own containers, and may write to them
+            if put_back is not None and not first:
+                put_back()
             now_args, now_kwargs = replaced((args, kwargs) if first else tree_unflatten(leaves, shape), table)
             outputs, outline[:] = taken_apart(self._forward(*now_args, **now_kwargs))
             return outputs
