@@ -17,7 +17,7 @@ from .inplace import Guard
 from .memory import Ladder, Managed, Rung, bytes_kept, is_out_of_memory, without_dynamic_memory
 from .progress import check_cancelled
 from .sampling.checkpoint import Gradients, checkpoint
-from .sampling.units import checkpointed, repeated_blocks
+from .sampling.units import Guards, checkpointed, repeated_blocks
 from .tiles import blend, halo_plan
 
 WHOLE = Rung("the whole decode in one graph")
@@ -61,6 +61,7 @@ class Decoder:
         self.cuts = bool(getattr(vae, "handles_tiling", False))  # it makes tiles itself, ours would be others
         self._half = vae.vae_dtype == torch.float16
         self._guards: dict[str, Guard] = defaultdict(Guard)
+        self._inner_guards: Guards = defaultdict(Guard)
         self._ways: dict[tuple[int, ...], _Way] = {}
 
     def __call__(self, latent: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ class Decoder:
             return self._finished(decode_by_frames(self.module, latent.to(self._vae.vae_dtype), run, self._half))
 
     def _inside(self, latent: Tensor) -> Tensor:
-        with checkpointed(self._blocks()):
+        with checkpointed(self._blocks(), self._inner_guards):
             return self._decode(latent)
 
     def _finished(self, output: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from typing import Any
 import comfy.model_management
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..core.errors import GradientError
+from .trees import mapped
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,7 @@ class GradientSession:
                         if alias is None:
                             continue
                         aliases[id(tensor)] = alias
-                    known = self._swaps.get(
-                        (id(table), key)
-                    )  # moved meanwhile: it is one of ours
+                    known = self._swaps.get((id(table), key))  # moved meanwhile: it is one of ours
                     original = tensor if known is None else known.original
                     self._swaps[id(table), key] = _Swap(table, key, original, aliases[id(tensor)])
                     table[key] = aliases[id(tensor)]
@@ -133,6 +133,29 @@ def gradient_session(*roots: nn.Module, foreign: bool = False) -> Iterator[Gradi
 def normal(tensor: Tensor) -> Tensor:
     """The tensor itself, or a copy that autograd may use when it comes from a node that ran in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+class normal_arguments(TorchFunctionMode):
+    """Within: an operation that meets an inference tensor computes with an alias of it.
+
+    For tensors that sit where nobody can look for them, in the closures of a node's patches. A Python call an
+    operation: only for models that need it.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return func(*mapped(args, _normal_alias), **mapped(kwargs or {}, _normal_alias))
+
+
+def _normal_alias(tensor: Tensor) -> Tensor:
+    alias = _alias(tensor, foreign=True) if tensor.is_inference() else None
+    return tensor if alias is None else alias
+
+
+def is_inference_refused(error: BaseException | None) -> bool:
+    """Whether autograd refused a tensor because it was made in inference mode."""
+    return isinstance(error, RuntimeError) and "Inference tensors cannot be saved for backward" in str(error)
 
 
 def _alias(tensor: Tensor, foreign: bool = False) -> Tensor | None:

@@ -39,6 +39,7 @@ class _Checkpoint(torch.autograd.Function):
     def forward(ctx: Any, function: Function, around: Around, half: bool, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.function, ctx.around, ctx.half = function, around, half
         ctx.save_for_backward(*inputs)
+        ctx.set_materialize_grads(False)  # an output that nobody used has no cotangent, not one of zeros
         devices = {x.device for x in inputs if x.device.type != "cpu"} | {torch.device("cpu")}
         before = {device: _chance(device) for device in devices}
         with torch.no_grad():
@@ -80,11 +81,11 @@ def _pull(
 
 
 def _chance(device: torch.device) -> Tensor:
-    """The state of a device's global generator."""
-    if device.type == "cpu":
-        return torch.get_rng_state()
-    module: Any = getattr(torch, device.type)
-    return module.get_rng_state() if device.type == "mps" else module.get_rng_state(device)
+    """The state of a device's global generator; nothing where the device has none (meta, DirectML)."""
+    module: Any = torch if device.type == "cpu" else getattr(torch, device.type, None)
+    if not hasattr(module, "get_rng_state"):
+        return torch.empty(0)
+    return module.get_rng_state(device) if device.type in ("cuda", "xpu") else module.get_rng_state()
 
 
 class _same_chance:
@@ -104,8 +105,5 @@ class _same_chance:
 
 
 def _set_chance(device: torch.device, state: Tensor) -> None:
-    if device.type == "cpu":
-        torch.set_rng_state(state)
-        return
-    module: Any = getattr(torch, device.type)
-    module.set_rng_state(*([state] if device.type == "mps" else [state, device]))
+    module: Any = torch if device.type == "cpu" else getattr(torch, device.type)
+    module.set_rng_state(*([state, device] if device.type in ("cuda", "xpu") else [state]))

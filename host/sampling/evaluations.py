@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..gradients import normal_arguments
 from ..inplace import Guard
 from ..memory import Ladder, Rung, bytes_kept, is_out_of_memory
 from ..progress import check_cancelled
@@ -17,7 +19,7 @@ from ..trees import floating, replaced
 from .checkpoint import checkpoint
 from .keyframes import Keyframes
 from .samplers import split_post_cfg
-from .units import checkpointed, repeated_blocks
+from .units import Guards, checkpointed, repeated_blocks
 
 T = TypeVar("T")
 Conds = dict[str, list[dict[str, Any]]]
@@ -50,7 +52,9 @@ class Evaluator:
         self.guard = Guard(always=len(groups) > 1)
         self.constant: Callable[[Tensor], bool] = lambda sigma: False  # evaluations that carry no gradient
         self.count = 0
+        self.hidden = False  # patches hold inference tensors in their closures
         self.blocks = repeated_blocks(guider.inner_model.diffusion_model)
+        self._guards: Guards = defaultdict(Guard)
         self._half = guider.inner_model.get_dtype_inference() == torch.float16
 
     def __getattr__(self, name: str) -> Any:
@@ -108,7 +112,7 @@ class Evaluator:
         while True:
             try:
                 nested = self.ladder.rung is NESTED
-                with checkpointed(self.blocks, self._hooks) if nested else nullcontext():
+                with checkpointed(self.blocks, self._guards, self._hooks) if nested else nullcontext():
                     return self.guard.run(piece)
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -140,7 +144,7 @@ class Evaluator:
         before = self.guider.conds
         self.guider.conds = conds
         try:
-            with hinted(conds, hints):
+            with hinted(conds, hints), normal_arguments() if self.hidden else nullcontext():
                 denoised = self.guider(x, timestep, model_options=options, seed=seed)
         finally:
             self.guider.conds = before
@@ -199,6 +203,6 @@ class Denoiser(comfy.samplers.KSamplerX0Inpaint):  # type: ignore[misc]
     The blending is outside of the checkpoint, in plain autograd: it is where noise and latent enter once more.
     """
 
-    def __init__(self, evaluator: Evaluator, sigmas: Tensor, latent: Tensor, noise: Tensor) -> None:
+    def __init__(self, evaluator: Any, sigmas: Tensor, latent: Tensor, noise: Tensor) -> None:
         super().__init__(evaluator, sigmas)
         self.latent_image, self.noise = latent, noise

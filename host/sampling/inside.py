@@ -20,6 +20,7 @@ from ..memory import Ladder
 from ..trees import mapped
 from .evaluations import KEPT, NESTED, ONCE, Evaluator, controls
 from .handle import Sampling
+from .lean import lean_casts
 from .patches import attention_with_backward, prepared, refuse_nested
 from .probe import look
 from .samplers import DifferentiableSampler, differentiable
@@ -147,7 +148,8 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
         roots = [model_wrap.inner_model, *_modules(model_wrap.loaded_models)]
         roots += [part.module for part in (self._decoder, self._encoder) if part is not None]
         # GGUF's weights cannot be aliased; they become ordinary tensors in every forward, and the check tells
-        with gradient_session(*{id(root): root for root in roots}.values(), foreign=True) as session:
+        roots = list({id(root): root for root in roots}.values())
+        with gradient_session(*roots, foreign=True) as session, lean_casts(roots):
             before = model_wrap.conds
             model_wrap.conds = mapped(before, _usable)
             extra = {**extra_args, "model_options": mapped(extra_args["model_options"], _usable)}

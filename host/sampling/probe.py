@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import GradientError
+from ..gradients import is_inference_refused
 from ..memory import MARGIN, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -53,8 +54,11 @@ def _point(handle: Sampling, step: int) -> tuple[Tensor, Tensor]:
 def _refuse_memory(handle: Sampling, x: Tensor, sigma: Tensor) -> None:
     """Caches, running means (APG's momentum) and the like: computed again in the backward, in another order, they would
     be something else than in the forward."""
+    keyframes = handle.evaluator.keyframes  # the host's own schedules are put back in every backward: not what is meant
+    keyframes.start()
     first = handle.denoised(x, sigma)
     handle.denoised(*_point(handle, handle.steps - 1))
+    keyframes.start()
     again = handle.denoised(x, sigma)
     if not _rms(first - again) <= STATE * _rms(first):
         raise GradientError(
@@ -86,14 +90,21 @@ def _vjp(handle: Sampling, x: Tensor, sigma: Tensor, weight: Tensor) -> Tensor |
     """J^T weight of one evaluation, the way in which the run will compute it."""
     handle.evaluator.ladder.start(1)  # with a checkpoint: that is where the guard learns
     try:
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_(True)
-            out = handle.denoised(leaf, sigma)
-        return torch.autograd.grad(out, leaf, weight, allow_unused=True)[0] if out.requires_grad else None
+        return _pulled(handle, x, sigma, weight)
     except RuntimeError as error:  # also NotImplementedError, of kernels without a backward
         if is_out_of_memory(error):
             raise
-        raise _wrong(handle, f"runs, but not backwards ({error})") from error
+        if handle.evaluator.hidden or not is_inference_refused(error):
+            raise _wrong(handle, f"runs, but not backwards ({error})") from error
+    handle.evaluator.hidden = True
+    return _vjp(handle, x, sigma, weight)
+
+
+def _pulled(handle: Sampling, x: Tensor, sigma: Tensor, weight: Tensor) -> Tensor | None:
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        out = handle.denoised(leaf, sigma)
+    return torch.autograd.grad(out, leaf, weight, allow_unused=True)[0] if out.requires_grad else None
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,9 +41,12 @@ def _innermost(member: nn.Module) -> list[nn.Module]:
     return [member] if next(member.parameters(), None) is not None else []
 
 
+Guards = defaultdict[int, Guard]  # by id(block)
+
+
 @contextmanager
 def checkpointed(
-    blocks: Sequence[nn.Module], remember: Callable[[], Callable[[], None]] | None = None
+    blocks: Sequence[nn.Module], guards: Guards, remember: Callable[[], Callable[[], None]] | None = None
 ) -> Iterator[None]:
     """Within: each block keeps its inputs only and is computed again in the backward, wherever a graph is recorded.
 
@@ -52,6 +56,7 @@ def checkpointed(
 
     Args:
         blocks: from `repeated_blocks`, say. Those that another pack has patched are left alone.
+        guards: what has been learned about each block; the same one every time, empty at first (`defaultdict(Guard)`).
         remember: called when a block runs first; what it returns is called before the block runs again (the weights of
             LoRA hooks are others by then).
 
@@ -61,7 +66,7 @@ def checkpointed(
     try:
         for block in blocks:
             if "forward" not in vars(block):  # the pack that patched it knows why
-                block.forward = _Checkpointed(block, remember)  # type: ignore[method-assign]
+                block.forward = _Checkpointed(block, guards[id(block)], remember)  # type: ignore[method-assign]
                 patched.append(block)
         yield
     finally:
@@ -72,8 +77,8 @@ def checkpointed(
 class _Checkpointed:
     """The forward of one block."""
 
-    def __init__(self, block: nn.Module, remember: Callable[[], Callable[[], None]] | None) -> None:
-        self._forward, self._guard, self._remember = block.forward, Guard(), remember
+    def __init__(self, block: nn.Module, guard: Guard, remember: Callable[[], Callable[[], None]] | None) -> None:
+        self._forward, self._guard, self._remember = block.forward, guard, remember
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():

@@ -215,12 +215,12 @@ def test_a_vae_under_dynamic_memory_is_replaced(host: SimpleNamespace) -> None:
         def get_non_dynamic_delegate(self) -> object:
             return other
 
-    assert host.kinds._without_dynamic_memory(Dynamic()) is other
+    assert host.memory.without_dynamic_memory(Dynamic(), "VAE") is other
     plain = SimpleNamespace(is_dynamic=lambda: False)
-    assert host.kinds._without_dynamic_memory(plain) is plain
+    assert host.memory.without_dynamic_memory(plain, "VAE") is plain
     Dynamic.cached_patcher_init = None
     with pytest.raises(host.errors.ProvokeError, match="dynamic VRAM"):
-        host.kinds._without_dynamic_memory(Dynamic())
+        host.memory.without_dynamic_memory(Dynamic(), "VAE")
 
 
 def test_out_of_memory_on_the_cpu_is_recognised(host: SimpleNamespace) -> None:
