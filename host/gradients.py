@@ -204,12 +204,13 @@ def _training_flag(value: bool) -> Iterator[None]:
     """`comfy.model_management.in_training`: flux, wan, lumina and others then use plain torch instead of
     comfy_kitchen's rotary embedding, which has no backward. (Every host that we know has it; older ones may not.)"""
     management = comfy.model_management
-    if not hasattr(management, "in_training"):
-        yield
-        return
-    before = management.in_training
-    management.in_training = value
+    # a training node sets the second and forgets it: QuantLinearFunc would then round the gradient itself to fp8
+    flags = {"in_training": value, "training_fp8_bwd": False}
+    before = {name: getattr(management, name) for name in flags if hasattr(management, name)}
+    for name in before:
+        setattr(management, name, flags[name])
     try:
         yield
     finally:
-        management.in_training = before
+        for name, flag in before.items():
+            setattr(management, name, flag)

@@ -48,14 +48,14 @@ class _CloneOnWrite(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _before_write(self, tensor: Tensor) -> None:
-        for reference in self._saved.pop(_storage(tensor), ()):
+        for reference in self._saved.pop(storage_of(tensor), ()):
             saved = reference()
             if saved is not None:
                 saved.tensor = saved.tensor.clone()
                 self._victims.add(saved.place)
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
     """Which memory a tensor is on; 0 for wrapper subclasses (quantised weights), which nobody writes to."""
     try:
         return tensor.untyped_storage().data_ptr()
@@ -81,7 +81,7 @@ def clone_on_write(victims: set[int] | None = None) -> Iterator[None]:
         # detached, or a node of the graph would hold itself: its output, the holder, the node
         holder = _Saved(tensor.detach(), count)
         count += 1
-        at = _storage(tensor)
+        at = storage_of(tensor)
         if at:
             saved[at].append(weakref.ref(holder))
         return holder

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ProvokeError
+from .inplace import storage_of
 
 MARGIN = 1.25  # what is not saved for backward is needed for a moment too: the widest activations, the workspace
 CPU_WORDS = ("can't allocate memory", "DefaultCPUAllocator")
@@ -31,20 +32,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def bytes_kept(function: Callable[[Tensor], Tensor], x: Tensor, weights: nn.Module) -> int:
     """What autograd keeps alive for the backward of function(x), in bytes, without the weights and x itself."""
-    storages = {tensor.untyped_storage().data_ptr() for tensor in (*weights.parameters(), *weights.buffers())}
+    storages = {0, *(storage_of(tensor) for tensor in (*weights.parameters(), *weights.buffers()))}
     kept = 0
 
     def pack(tensor: Tensor) -> Tensor:
         nonlocal kept
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in storages:  # one storage is often saved several times
-            storages.add(storage.data_ptr())
-            kept += storage.nbytes()
+        at = storage_of(tensor)
+        if at not in storages:  # one storage is often saved several times
+            storages.add(at)
+            kept += tensor.untyped_storage().nbytes()
         return tensor.detach()  # not itself: a node that saves its own output would hold itself, and never go
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         leaf = x.detach().requires_grad_(True)
-        storages.add(leaf.untyped_storage().data_ptr())
+        storages.add(storage_of(leaf))
         function(leaf)
     return kept
 

@@ -57,6 +57,11 @@ class Evaluator:
         self._guards: Guards = defaultdict(Guard)
         self._half = guider.inner_model.get_dtype_inference() == torch.float16
 
+    @property
+    def needs_checkpoints(self) -> bool:
+        """Whether a graph must not be kept: later evaluations overwrite its weights, or float16 needs its scaling."""
+        return self.guard.always or self._half
+
     def __getattr__(self, name: str) -> Any:
         """k-diffusion's samplers look for `inner_model`, `model_patcher` and so on: they are the guider's."""
         return getattr(self.guider, name)

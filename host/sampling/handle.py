@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
@@ -16,7 +17,7 @@ from ..decode import Decoder
 from ..gradients import GradientSession, normal
 from ..memory import Ladder
 from ..trees import mapped
-from .evaluations import Conds, Denoiser, Evaluator, controls
+from .evaluations import KEPT, Conds, Denoiser, Evaluator, controls
 from .routes import EXACT, OneStep, Residual, Route
 from .samplers import DifferentiableSampler
 from .text import TextEncoder
@@ -62,6 +63,7 @@ class Sampling:
         self.conditioning: dict[str, Conditioning] = inputs["conditioning"]
         self.model_latent: Tensor = inputs["model_latent"]
         self._extra: dict[str, Any] = inputs["extra"]
+        self._batch_index = inputs["batch_index"]
         self.decode, self.encoder, self.notes = decode, encoder, notes
         self.controls = controls(evaluator.conds)
         self._conds = evaluator.conds
@@ -120,6 +122,18 @@ class Sampling:
                 "choose another gradient route (exact, or residual)",
             )
         return out
+
+    def sample_all(self, runs: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Several prompts and seeds, one run after the other, each with its arguments of `sample`. Rows in order."""
+        if len(runs) > 1 and self._ladder.rung is KEPT:
+            self._ladder.start(1)  # room was found for one run's graphs
+        return torch.cat([self.sample(**run) for run in runs])
+
+    def noise_of(self, seed: int) -> Tensor:
+        """What the host's RandomNoise gives for another seed, like `self.noise`. (`prepare_noise` without its
+        `torch.manual_seed`, the global one.)"""
+        rng = torch.Generator().manual_seed(seed)
+        return comfy.sample.prepare_noise_inner(self.latent.cpu(), rng, self._batch_index).to(self.noise)
 
     def denoised(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The x0 prediction for a noisy latent in the model's own space (B C h w) at one sigma: one evaluation."""

@@ -165,6 +165,7 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
                     "mask": None if denoise_mask is None else _usable(denoise_mask),
                     "sigmas": _usable(sigmas),
                     "conditioning": mapped(self.conditioning, _usable),
+                    "batch_index": self._latent.get("batch_index"),
                     "extra": extra,
                 },
             )  # fmt: skip

@@ -28,16 +28,19 @@ def lean_casts(roots: Iterable[nn.Module]) -> Iterator[None]:
     type. Streamed ones share one buffer besides and would be overwritten. A linear layer's gradient by its input needs
     the weight and nothing else, so it can be had again. Source: ours.
     """
-    patched: list[nn.Module] = []
+    patched: list[tuple[nn.Module, str]] = []
     try:
         for module in {id(m): m for root in roots for m in root.modules()}.values():
             if _is_plain(module):
                 module.forward_comfy_cast_weights = _Cast(module)  # type: ignore[assignment]
-                patched.append(module)
+                patched.append((module, "forward_comfy_cast_weights"))
+            elif is_quantised(module) and "forward" not in vars(module):
+                module.forward = _OwnOutput(module)  # type: ignore[method-assign]
+                patched.append((module, "forward"))
         yield
     finally:
-        for module in patched:
-            del module.forward_comfy_cast_weights
+        for module, name in patched:
+            delattr(module, name)
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -47,6 +50,23 @@ def _is_plain(module: nn.Module) -> bool:
     if "forward_comfy_cast_weights" in vars(module) or all(own is not k.forward_comfy_cast_weights for k in kinds):
         return False
     return getattr(module, "padding_mode", "zeros") == "zeros"
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether it is a layer of comfy.ops.mixed_precision_ops: its weight is a QuantizedTensor, a wrapper subclass."""
+    return hasattr(getattr(module, "weight", None), "__tensor_flatten__")
+
+
+class _OwnOutput:
+    """The forward of a quantised layer. `QuantLinearFunc` returns a view of what it computed, and autograd refuses to
+    have a custom Function's view written to, as Flux does with the query's."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._forward = module.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        out = self._forward(*args, **kwargs)
+        return out.clone() if out.requires_grad and out._is_view() else out
 
 
 class _Cast:

@@ -37,6 +37,7 @@ class Graph:
         self.positive = changes.get("positive") or tiny.conditioning(family, seed=1)
         self.negative = changes.get("negative") or tiny.conditioning(family, seed=2)
         self.latent = changes.get("latent") or tiny.empty_latent(family, batch=changes.get("batch", 1))
+        self.seed = changes.get("seed", SEED)
         self.sampler, self.denoise = changes.get("sampler", "euler"), changes.get("denoise", 1.0)
         with torch.inference_mode():
             own = comfy.samplers.KSampler(
@@ -49,7 +50,7 @@ class Graph:
 
         with torch.inference_mode():
             out = nodes.common_ksampler(
-                self.model, SEED, STEPS, CFG, self.sampler, "normal", self.positive, self.negative, self.latent,
+                self.model, self.seed, STEPS, CFG, self.sampler, "normal", self.positive, self.negative, self.latent,
                 denoise=self.denoise,
             )  # fmt: skip
         return out[0]["samples"].clone()
@@ -61,7 +62,7 @@ class Graph:
         inside = self._tools.inside
         guider = inside.guider_of(self.model, self.positive, self.negative, CFG)
         sampler = comfy.samplers.sampler_object(self.sampler)
-        return inside.inside(guider, Noise_RandomNoise(SEED), sampler, self.sigmas, self.latent, body, **options)
+        return inside.inside(guider, Noise_RandomNoise(self.seed), sampler, self.sigmas, self.latent, body, **options)
 
 
 @pytest.fixture
@@ -296,6 +297,51 @@ def test_several_samples_an_image_run_one_after_the_other(graph, tools) -> None:
         with pytest.raises(tools.errors.ProvokeError, match="shared out"):
             images(many[:3])
 
+    one.inside(body)
+
+
+def test_several_prompts_and_seeds_in_one_go(graph, tools) -> None:
+    """As the host samples each of them, and a gradient that is the sum of theirs."""
+    one = graph()
+    other = tools.tiny.conditioning("sd15", seed=8)
+    second = graph(model=one.model, positive=other, seed=77)
+    expected = torch.cat([one.plain(), second.plain()])
+
+    def body(handle: Any) -> None:
+        prompts = [{"positive": handle.conditioning["positive"]}, {"positive": other}]
+        seeds = [SEED, 77]
+        state = torch.get_rng_state()
+        runs = [{"conditioning": p, "noise": handle.noise_of(s)} for p, s in zip(prompts, seeds, strict=True)]
+        assert torch.equal(torch.get_rng_state(), state)
+        with torch.no_grad():
+            assert float((handle.sample_all(runs) - expected).abs().max()) <= 1e-4
+        shift = torch.zeros_like(other[0][0], requires_grad=True)
+        moved = [{**run, "conditioning": shifted(run["conditioning"], shift)} for run in runs]
+        out = handle.sample_all(moved)
+        (both,) = torch.autograd.grad((out * weight(out)).sum(), shift)
+        single = []
+        for run, part in zip(moved, weight(out).split(1), strict=True):
+            single.append(torch.autograd.grad((handle.sample(**run) * part).sum(), shift)[0])
+        assert torch.allclose(both, sum(single), rtol=1e-4, atol=1e-5)
+
+    def shifted(prompt: dict[str, Any], shift: Tensor) -> dict[str, Any]:
+        return {"positive": [[prompt["positive"][0][0] + shift, prompt["positive"][0][1]]]}
+
+    one.inside(body)
+
+
+def test_nothing_moved_is_the_same_bits(graph, tools) -> None:
+    """The graph's own values, given explicitly: processed anew, with the same result."""
+    one = graph(latent=tools.tiny.picture_latent("sd15"), denoise=0.6)
+
+    def body(handle: Any) -> None:
+        plain = value(handle)
+        leaf = handle.noise.clone().requires_grad_(True)
+        same = handle.sample(noise=leaf, latent=handle.latent, conditioning=handle.conditioning, seed=handle.seed)
+        assert torch.equal(same.detach(), plain)
+        assert torch.equal(same.detach(), one_plain)
+
+    one_plain = one.plain()
     one.inside(body)
 
 

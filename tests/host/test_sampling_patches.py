@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Callable
@@ -318,6 +319,52 @@ def test_weights_of_a_tensor_subclass(run, tools) -> None:
                 module.forward = types.MethodType(forward, module)
     assert run(model, right) <= 0.01
     assert any(isinstance(module.__dict__.get("weight"), Packed) for module in model.model.diffusion_model.modules())
+
+
+def quantised(tools, family: str) -> tuple[Any, Any]:
+    """A MODEL with fp8 layers, as the host loads them from a "scaled" file, and one with the same weights plain."""
+    import comfy.model_patcher
+    import comfy.ops
+    import comfy.supported_models
+
+    from provoke.tools.tiny import _FAMILIES
+
+    plain = tools.tiny.model(family)
+    spec, net = _FAMILIES[family], plain.model.diffusion_model
+    sizes = spec.sizes(1)
+    with torch.inference_mode():
+        config = getattr(comfy.supported_models, spec.config)(sizes)
+        config.unet_config.update(sizes)
+        config.custom_operations = comfy.ops.mixed_precision_ops({}, torch.float32)
+        config.set_inference_dtype(torch.float32, None)
+        made = config.get_model({}, device=torch.device("cpu"))
+        format_ = torch.tensor(list(json.dumps({"format": "float8_e4m3fn"}).encode()), dtype=torch.uint8)
+        linear = {name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)}
+        weights: dict[str, Tensor] = {}
+        for key, value in net.state_dict().items():
+            layer, _, leaf = key.rpartition(".")
+            weights[key] = value.clone()
+            if layer in linear and leaf == "weight" and not value.shape[0] % 16 and not value.shape[1] % 16:
+                scale = (value.abs().amax() / 448).float()
+                weights[key] = (value / scale).to(torch.float8_e4m3fn)
+                weights |= {f"{layer}.weight_scale": scale, f"{layer}.comfy_quant": format_}
+                value.copy_(weights[key].float() * scale)
+        assert made.diffusion_model.load_state_dict(weights, strict=False).missing_keys == []
+        made.diffusion_model.eval().requires_grad_(False)
+        coarse = comfy.model_patcher.CoreModelPatcher(made, plain.load_device, plain.offload_device)
+    return coarse, plain
+
+
+@pytest.mark.parametrize("family", ["flux", "sd15"])
+def test_quantised_weights(run, tools, family: str) -> None:
+    """QuantizedTensor weights, inputs rounded to fp8 in every layer: differences see steps there, so the gradient is
+    compared with that of the same weights in float32. What is left is the rounding of the inputs."""
+    coarse, plain = quantised(tools, family)
+    found = run(coarse, by_noise, family)
+    exact = run(plain, by_noise, family)
+    assert float((found - exact).norm() / exact.norm()) <= 0.3
+    assert float(torch.nn.functional.cosine_similarity(found.flatten(), exact.flatten(), dim=0)) >= 0.95
+    assert all(tensor.is_inference() for tensor in coarse.model.diffusion_model.parameters())  # as it was
 
 
 def test_patches_that_hold_tensors_of_other_nodes(run, tools) -> None:
