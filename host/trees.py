@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import comfy.conds
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -28,7 +29,7 @@ def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         if isinstance(value, list):
             return parts
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if type(value).__module__ == "comfy.conds":  # CONDRegular and its kin: a tensor, list or number in `cond`
+    if isinstance(value, comfy.conds.CONDRegular):  # and its kin, of other packs too: tensor, list or number in `cond`
         inner = mapped(value.cond, function)
         if inner is value.cond:
             return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import comfy.samplers
@@ -117,18 +117,29 @@ class Evaluator:
         while True:
             try:
                 nested = self.ladder.rung is NESTED
-                with checkpointed(self.blocks, self._guards, self._hooks) if nested else nullcontext():
+                with checkpointed(self.blocks, self._guards, self._remember) if nested else nullcontext():
                     return self.guard.run(piece)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
             self.ladder.step_down()
 
-    def _hooks(self) -> Callable[[], None]:
-        """Puts the weights back that the hooks have made now: in a backward they are those of the last hook group."""
+    def _remember(self) -> Callable[[], AbstractContextManager[None]]:
+        """What a block needs when it runs again, in the middle of a backward and outside of `_evaluate`: the weights of
+        its hooks (by then they are those of the last hook group), and usable tensors."""
         patcher = self.guider.inner_model.current_patcher
         hooks = patcher.current_hooks
-        return lambda: patcher.apply_hooks(hooks)
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            patcher.apply_hooks(hooks)
+            with self._usable():
+                yield
+
+        return again
+
+    def _usable(self) -> AbstractContextManager[Any]:
+        return normal_arguments() if self.hidden else nullcontext()
 
     def _evaluate(
         self,
@@ -149,7 +160,7 @@ class Evaluator:
         before = self.guider.conds
         self.guider.conds = conds
         try:
-            with hinted(conds, hints), normal_arguments() if self.hidden else nullcontext():
+            with hinted(conds, hints), self._usable():
                 denoised = self.guider(x, timestep, model_options=options, seed=seed)
         finally:
             self.guider.conds = before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -42,12 +42,11 @@ def _innermost(member: nn.Module) -> list[nn.Module]:
 
 
 Guards = defaultdict[int, Guard]  # by id(block)
+Remember = Callable[[], Callable[[], AbstractContextManager[None]]]
 
 
 @contextmanager
-def checkpointed(
-    blocks: Sequence[nn.Module], guards: Guards, remember: Callable[[], Callable[[], None]] | None = None
-) -> Iterator[None]:
+def checkpointed(blocks: Sequence[nn.Module], guards: Guards, remember: Remember | None = None) -> Iterator[None]:
     """Within: each block keeps its inputs only and is computed again in the backward, wherever a graph is recorded.
 
     Every tensor among a block's arguments gets its gradient, also within lists and dictionaries. These are remembered,
@@ -57,8 +56,8 @@ def checkpointed(
     Args:
         blocks: from `repeated_blocks`, say. Those that another pack has patched are left alone.
         guards: what has been learned about each block; the same one every time, empty at first (`defaultdict(Guard)`).
-        remember: called when a block runs first; what it returns is called before the block runs again (the weights of
-            LoRA hooks are others by then).
+        remember: called when a block runs first; what it returns is entered around the block's second run (the weights
+            of LoRA hooks are others by then).
 
     Not for blocks that give results away through an argument (the Wan VAE's feature cache).
     """
@@ -77,7 +76,7 @@ def checkpointed(
 class _Checkpointed:
     """The forward of one block."""
 
-    def __init__(self, block: nn.Module, guard: Guard, remember: Callable[[], Callable[[], None]] | None) -> None:
+    def __init__(self, block: nn.Module, guard: Guard, remember: Remember | None) -> None:
         self._forward, self._guard, self._remember = block.forward, guard, remember
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -89,15 +88,14 @@ class _Checkpointed:
             return self._forward(*args, **kwargs)
         leaves, shape = tree_flatten((args, kwargs))  # containers as they are now: the host writes to some later
         outline: list[Any] = []
-        put_back = None if self._remember is None else self._remember()
+        again = nullcontext if self._remember is None else self._remember()
 
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
             table = {id(before): now for before, now in zip(given, tensors, strict=True)}
             first = not outline  # the first run sees the caller's own containers, and may write to them
-            if put_back is not None and not first:
-                put_back()
             now_args, now_kwargs = replaced((args, kwargs) if first else tree_unflatten(leaves, shape), table)
-            outputs, outline[:] = taken_apart(self._forward(*now_args, **now_kwargs))
+            with nullcontext() if first else again():
+                outputs, outline[:] = taken_apart(self._forward(*now_args, **now_kwargs))
             return outputs
 
         return put_together(checkpoint(function, *given, around=self._guard.run), outline)
