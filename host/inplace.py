@@ -128,7 +128,9 @@ def clone_listed(victims: set[int], *, remember: bool = False) -> Iterator[Liste
 
     def pack(tensor: Tensor) -> tuple[Tensor, int]:
         nonlocal count
-        kept = tensor.clone() if count in victims else tensor.detach()  # `detach` shares the version counter
+        kept = tensor.detach()  # shares the version counter
+        if count in victims:
+            kept = kept.clone()
         count += 1
         if remember:
             listed.saved.append((kept, kept._version))
@@ -152,10 +154,13 @@ def is_overwritten(error: BaseException | None) -> bool:
 class Guard:
     """Runs forward-and-backward pieces of one model right under in-place updates, and pays for that only where needed.
 
-    The first piece runs in plain autograd, whose version counters refuse what was overwritten. Only then it runs again
-    with every write watched, which also tells *which* saved tensors are the victims; from then on just these are copied
-    as they are saved, and the version of all others is checked. A piece in which that finds something new (a ControlNet
-    that sets in, another batch) is watched again. Source: ours.
+    The first piece runs with its saved tensors' versions checked when they are used. Only where one was overwritten it
+    runs again with every write watched, which also tells *which* saved tensors are the victims; from then on just these
+    are copied as they are saved. A piece in which the check finds something new (a ControlNet that sets in, another
+    batch) is watched again. Source: ours.
+
+    Never without hooks: a graph of Flux's that autograd itself has refused, or that is dropped, is not freed (torch
+    2.14, seen without this pack too); one whose saved tensors are detached is.
 
     Args:
         always: watch every write of every piece: for writes that version counters do not see (hook weights).
@@ -175,8 +180,6 @@ class Guard:
         """The piece's result; it may be called twice, so it must not change anything by being called."""
         if not self.always:
             try:
-                if not self.victims:
-                    return piece()
                 with clone_listed(self.victims):
                     return piece()
             except RuntimeError as error:

@@ -39,7 +39,7 @@ class Evaluator:
 
     Args:
         guider: within `Sampler.sample`, where its models are loaded and its conds are processed.
-        ladder: how much of the graph is kept; only ever goes down.
+        ladder: how much of the graph is kept; goes down when memory runs out.
     """
 
     def __init__(self, guider: Any, ladder: Ladder) -> None:
@@ -47,11 +47,9 @@ class Evaluator:
         self.conds: Conds = guider.conds
         self.hints: dict[int, Tensor] = {}  # id(ControlBase) -> B C H W, its hint in place of the graph's
         self.keyframes = Keyframes(guider.conds, guider.model_patcher)
-        groups = {id(c.get("hooks")) for cond in guider.conds.values() for c in cond}
-        # copy_to_param swaps the weights between two hook groups through `.data`, past autograd's version counters
-        self.guard = Guard(always=len(groups) > 1)
+        self.guard = Guard(always=swaps_weights(guider.conds))
         self.constant: Callable[[Tensor], bool] = lambda sigma: False  # evaluations that carry no gradient
-        self.count = 0
+        self.count = 0  # evaluations so far, those of a backward not counted
         self.hidden = False  # patches hold inference tensors in their closures
         self.blocks = repeated_blocks(guider.inner_model.diffusion_model)
         self._guards: Guards = defaultdict(Guard)
@@ -59,8 +57,9 @@ class Evaluator:
 
     @property
     def needs_checkpoints(self) -> bool:
-        """Whether a graph must not be kept: later evaluations overwrite its weights, or float16 needs its scaling."""
-        return self.guard.always or self._half
+        """Whether a graph must not be kept: later evaluations overwrite its weights (a LoRA on one side, or one whose
+        strength follows a schedule), or float16 needs its scaling."""
+        return self.guard.always or self.keyframes.scheduled or self._half
 
     def __getattr__(self, name: str) -> Any:
         """k-diffusion's samplers look for `inner_model`, `model_patcher` and so on: they are the guider's."""
@@ -186,6 +185,12 @@ def _noted(args: dict[str, Any], uncond: list[Tensor]) -> Tensor:
     return args["denoised"]
 
 
+def swaps_weights(conds: Conds) -> bool:
+    """Whether a model's weights change within one evaluation: between two groups of hooks (a LoRA on one side), where
+    `copy_to_param` writes through `.data`, past autograd's version counters."""
+    return len({id(c.get("hooks")) for cond in conds.values() for c in cond}) > 1
+
+
 def controls(conds: Conds) -> list[Any]:
     """Every ControlNet in the conditioning, once, each chain from its end."""
     found: dict[int, Any] = {}
@@ -198,19 +203,22 @@ def controls(conds: Conds) -> list[Any]:
     return list(found.values())
 
 
+KEPT_BY_CONTROLS = ("cond_hint_original", "cond_hint", "control_input")  # the last is T2IAdapter's features
+
+
 @contextmanager
 def hinted(conds: Conds, hints: Mapping[int, Tensor]) -> Iterator[None]:
-    """Within: ControlNets see other hints. `ControlNet.get_control` keeps the resized hint in `cond_hint`, and a graph
-    with it: so it is made anew inside, and put back after."""
+    """Within: ControlNets see other hints. `get_control` keeps the resized hint (and a T2IAdapter its features), and a
+    graph with it: so these are made anew inside, and put back after."""
     changed = [control for control in controls(conds) if id(control) in hints] if hints else []
-    before = [(control, control.cond_hint_original, control.cond_hint) for control in changed]
+    before = [{name: value for name, value in vars(c).items() if name in KEPT_BY_CONTROLS} for c in changed]
     try:
-        for control in changed:
-            control.cond_hint_original, control.cond_hint = hints[id(control)], None
+        for control, kept in zip(changed, before, strict=True):
+            vars(control).update(dict.fromkeys(kept), cond_hint_original=hints[id(control)])
         yield
     finally:
-        for control, original, hint in before:
-            control.cond_hint_original, control.cond_hint = original, hint
+        for control, kept in zip(changed, before, strict=True):
+            vars(control).update(kept)
 
 
 class Denoiser(comfy.samplers.KSamplerX0Inpaint):  # type: ignore[misc]

@@ -14,19 +14,21 @@ from torch import Tensor
 
 from ...core.errors import GradientError, ProvokeError
 from ..decode import Decoder
-from ..gradients import GradientSession, normal
+from ..gradients import normal
 from ..memory import Ladder
 from ..trees import mapped
+from .checkpoint import chance, same_chance
 from .evaluations import KEPT, Conds, Denoiser, Evaluator, controls
 from .routes import EXACT, OneStep, Residual, Route
-from .samplers import DifferentiableSampler
+from .samplers import DifferentiableSampler, split_post_cfg
 from .text import TextEncoder
 
 Conditioning = list[Any]  # the host's CONDITIONING: [[tensor, {...}], ...]
 
 
 class Sampling:
-    """A user's sampling, opened for gradients. Made by `inside`; of no use after it.
+    """A user's sampling, opened for gradients. Made by `inside`; of no use after it, nor is a graph through it: detach
+    what leaves the body.
 
     Everything is in the units of the host's sockets: noise as a NOISE gives it (standard normal), latents as a LATENT
     holds them, conditionings as on a CONDITIONING socket, hints as a ControlNet gets them (B 3 H W in [0, 1]). Whatever
@@ -37,6 +39,7 @@ class Sampling:
             space.
         conditioning: what the guider was given, by its name there ("positive", "negative").
         controls: the ControlNets in it, in the order in which they are met.
+        chance: the states of the global generators as the host's sampler finds them.
         sigmas: the schedule, n + 1 values for n steps.
         decode: latent -> B 3 H W in [0, 1], or None where no VAE came.
         encoder: the text encoder, or None where no CLIP came.
@@ -47,7 +50,6 @@ class Sampling:
         self,
         evaluator: Evaluator,
         sampler: DifferentiableSampler,
-        session: GradientSession,
         *,
         inputs: Mapping[str, Any],
         decode: Decoder | None,
@@ -55,7 +57,7 @@ class Sampling:
         ladder: Ladder,
         notes: list[str],
     ) -> None:
-        self.evaluator, self._sampler, self._session, self._ladder = evaluator, sampler, session, ladder
+        self.evaluator, self._sampler, self._ladder = evaluator, sampler, ladder
         self.noise: Tensor = inputs["noise"]
         self.latent: Tensor = inputs["latent"]
         self.mask: Tensor | None = inputs["mask"]
@@ -69,6 +71,7 @@ class Sampling:
         self._conds = evaluator.conds
         self._model: Any = evaluator.guider.inner_model
         self.device = self.noise.device
+        self.chance = chance({self.device, torch.device("cpu")})
 
     @property
     def steps(self) -> int:
@@ -112,7 +115,8 @@ class Sampling:
         self.evaluator.hints = self._hints(hints or {})
         self.evaluator.keyframes.start()
         try:
-            out = self._run(noise, start, self._extra["seed"] if seed is None else seed, route)
+            with same_chance(self.chance):  # patches that draw (ToMe, HyperTile) draw what they draw in the host's run
+                out = self._run(noise, start, self._extra["seed"] if seed is None else seed, route)
         finally:
             self.evaluator.conds, self.evaluator.hints = self._conds, {}
         if wanted and not out.requires_grad:
@@ -171,7 +175,8 @@ class Sampling:
             if isinstance(route, OneStep):
                 return self._one_step(denoiser, x, seed, min(route.at, self.steps - 1))
             if isinstance(route, Residual) and route.steps < self.steps:
-                late = float(sigmas[self.steps - route.steps]) * (1 + 1e-5)
+                first, before_it = (float(sigmas[self.steps - route.steps - i]) for i in (0, 1))
+                late = first * (before_it / first) ** 0.25  # churn evaluates a little above the step's sigma
                 evaluator.constant = lambda sigma: float(sigma[0]) > late
                 fixed = x.detach()
                 x = fixed if route.weight == 1 else fixed + (1 - route.weight) * (x - fixed)
@@ -288,7 +293,7 @@ class _Zero:
     def __call__(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Tensor:
         self.count += 1
         zero = torch.zeros_like(x)
-        for function in (model_options or {}).get("sampler_post_cfg_function", []):
+        for function in split_post_cfg(model_options or {})[1]:  # the sampler's own: those of the graph want a model
             function({"denoised": zero, "uncond_denoised": zero, "input": x, "sigma": timestep})
         return zero
 

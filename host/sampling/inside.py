@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-import comfy.model_management
+import comfy.model_patcher
 import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import ProvokeError
+from ...core.errors import GradientError, ProvokeError
 from ..decode import Decoder
 from ..gradients import gradient_session, normal
 from ..memory import Ladder
 from ..trees import mapped
-from .evaluations import KEPT, NESTED, ONCE, Evaluator, controls
+from .evaluations import KEPT, KEPT_BY_CONTROLS, NESTED, ONCE, Evaluator, controls, swaps_weights
 from .handle import Sampling
 from .lean import lean_casts
-from .patches import attention_with_backward, prepared, refuse_nested
+from .patches import attention_with_backward, options_of, prepared, refuse_nested
 from .probe import look
 from .samplers import DifferentiableSampler, differentiable
 from .text import TextEncoder
@@ -72,8 +73,8 @@ def inside(
         vae, clip: to be used within the body; loaded in the same request as the model, so that none unloads another.
         also: patchers of further models to be loaded with them (a second MODEL of a chain).
         notes: a list that receives in words what was replaced or stepped down.
-        check: compare one model evaluation's gradient with finite differences first (some 7 forwards). A gradient that
-            is cut or wrong is refused.
+        check: look first whether an evaluation is a function, and whether its gradient agrees with finite differences
+            (some 25 forwards, once). What is cut or wrong is refused.
 
     Raises:
         ProvokeError: a latent, schedule or object that does not fit. GradientError: a sampler, patch or model that no
@@ -85,17 +86,23 @@ def inside(
     _check_sigmas(sigmas)
     decoder = None if vae is None else Decoder(vae, notes)
     encoder = None if clip is None else TextEncoder(clip)
+    _refuse_second_model(guider)
     own = copy.copy(guider)  # sampling writes to its guider; the user's stays as it is
     partners = [part.patcher for part in (decoder, encoder) if part is not None] + list(also)
     own.model_patcher = prepared(guider.model_patcher, partners, notes)
-    own.model_options = own.model_patcher.model_options
+    own.model_options = options_of(guider, own.model_patcher)
     fixed = empty_fixed(own.model_patcher, latent)
+    drawn = noise.generate_noise(fixed)
     entry: _Inside[T] = _Inside(chosen, body, decoder, encoder, fixed, notes, check)
-    entry.conditioning = _conditioning_of(guider)
+    entry.conditioning, entry.drawn = _conditioning_of(guider), drawn
     try:
-        with torch.inference_mode(), attention_with_backward(notes):  # the host's part runs as the executor runs nodes
+        with (
+            _open(own.model_patcher, partners),
+            torch.inference_mode(),
+            attention_with_backward(notes),
+        ):  # the host's part runs as the executor runs nodes
             own.sample(
-                noise.generate_noise(fixed), fixed["samples"], entry, sigmas,
+                drawn, fixed["samples"], entry, sigmas,
                 denoise_mask=fixed.get("noise_mask"), disable_pbar=True, seed=noise.seed,
             )  # fmt: skip
     except BaseException:
@@ -126,6 +133,7 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
         self._sampler, self._body, self._decoder, self._encoder = sampler, body, decoder, encoder
         self._latent, self._notes, self._check = latent, notes, check
         self.conditioning: dict[str, Any] = {}
+        self.drawn: Tensor | None = None
         self.result: list[T] = []
 
     def sample(
@@ -145,11 +153,19 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
                 "a model that is sampled once",
                 "bypass the nodes that change how the model is sampled",
             )
-        roots = [model_wrap.inner_model, *_modules(model_wrap.loaded_models)]
+        if self.drawn is not None and not torch.equal(noise.to(self.drawn), self.drawn):
+            raise ProvokeError(
+                "A node on the model changes the noise before the sampler gets it (FreeNoise of context windows)",
+                "a model that samples from the noise that is connected, so that what is found can be used",
+                "turn freenoise off in the context windows node",
+            )
+        found = controls(model_wrap.conds)
+        roots = [model_wrap.inner_model, *_modules(model_wrap.loaded_models), *_modules_of_controls(found)]
         roots += [part.module for part in (self._decoder, self._encoder) if part is not None]
         # GGUF's weights cannot be aliased; they become ordinary tensors in every forward, and the check tells
         roots = list({id(root): root for root in roots}.values())
-        with gradient_session(*roots, foreign=True) as session, lean_casts(roots):
+        swapped = model_wrap.inner_model if swaps_weights(model_wrap.conds) else None
+        with gradient_session(*roots, foreign=True) as session, lean_casts(roots, swapped):
             before = model_wrap.conds
             model_wrap.conds = mapped(before, _usable)
             extra = {**extra_args, "model_options": mapped(extra_args["model_options"], _usable)}
@@ -157,7 +173,7 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
             evaluator = Evaluator(model_wrap, ladder)
             schedule = evaluator.keyframes.state()
             handle = Sampling(
-                evaluator, self._sampler, session, ladder=ladder, notes=self._notes, decode=self._decoder,
+                evaluator, self._sampler, ladder=ladder, notes=self._notes, decode=self._decoder,
                 encoder=self._encoder, inputs={
                     "noise": _usable(noise),
                     "latent": _usable(self._latent["samples"]).to(noise.device, torch.float32),
@@ -170,7 +186,7 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
                 },
             )  # fmt: skip
             try:
-                with hints_usable(controls(model_wrap.conds)):
+                with hints_usable(found):
                     look(handle, check=self._check)
                     session.refresh()  # a ControlNet with a VAE loads it in its first evaluation
                     self.result.append(self._body(handle))
@@ -183,20 +199,18 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
 class hints_usable:
     """Within: what ControlNets hold of their hints may be used by autograd."""
 
-    NAMES = ("cond_hint_original", "cond_hint", "extra_concat_orig", "extra_concat")
+    NAMES = (*KEPT_BY_CONTROLS, "extra_concat_orig", "extra_concat")
 
     def __init__(self, found: Sequence[Any]) -> None:
-        self._before = [(control, {name: getattr(control, name, None) for name in self.NAMES}) for control in found]
+        self._before = [(c, {name: value for name, value in vars(c).items() if name in self.NAMES}) for c in found]
 
     def __enter__(self) -> None:
         for control, before in self._before:
-            for name, value in before.items():
-                setattr(control, name, mapped(value, _usable))
+            vars(control).update(mapped(before, _usable))
 
     def __exit__(self, *error: object) -> None:
         for control, before in self._before:
-            for name, value in before.items():
-                setattr(control, name, value)
+            vars(control).update(before)
 
 
 def _usable(tensor: Tensor) -> Tensor:
@@ -207,6 +221,47 @@ def _modules(loaded: Sequence[Any]) -> list[nn.Module]:
     """The modules of additional models: patchers, and some that are modules themselves."""
     found = [getattr(one, "model", one) for one in loaded]
     return [one for one in found if isinstance(one, nn.Module)]
+
+
+def _modules_of_controls(found: Sequence[Any]) -> list[nn.Module]:
+    """T2IAdapter holds its network itself: the host's loading knows nothing of it."""
+    return [value for control in found for value in vars(control).values() if isinstance(value, nn.Module)]
+
+
+def _refuse_second_model(guider: Any) -> None:
+    """A guider with a second model, for the negative (DualModelGuider), keeps its conditioning where nobody sees it."""
+    others = [
+        name
+        for name, value in vars(guider).items()
+        if isinstance(value, comfy.model_patcher.ModelPatcher) and value is not guider.model_patcher
+    ]
+    if others:
+        raise GradientError(
+            f"The guider {type(guider).__name__} runs a second model ({', '.join(others)})",
+            "a guider with one model: CFGGuider, BasicGuider, DualCFGGuider, PerpNegGuider",
+            "connect a guider of that kind",
+        )
+
+
+_OPENED: list[Any] = []  # patchers whose modules a run holds, the outermost first
+
+
+@contextmanager
+def _open(patcher: Any, partners: Sequence[Any]) -> Iterator[None]:
+    """Refuses a run within a run that would load another state (other LoRAs) of a model that is open: both share the
+    module, and loading patches its weights."""
+    for one in (patcher, *partners):
+        if any(one is not other and one.model is other.model for other in _OPENED):
+            raise ProvokeError(
+                "Two runs, one within the other, share a model's weights (clones of one MODEL, with or without LoRA)",
+                "two models that were loaded separately",
+                "load the second stage's model with a loader node of its own",
+            )
+    _OPENED.append(patcher)
+    try:
+        yield
+    finally:
+        _OPENED.remove(patcher)
 
 
 def _conditioning_of(guider: Any) -> dict[str, Any]:

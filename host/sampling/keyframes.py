@@ -21,6 +21,11 @@ class Keyframes:
         scheduled = [group for group in groups if group is not None and group.keyframes]
         self._groups = list({id(group): group for group in scheduled}.values())
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether there are any: the weights are not the same in every step."""
+        return bool(self._groups)
+
     def state(self) -> State:
         """What `put_back` takes."""
         return [dict(vars(group)) for group in self._groups]

@@ -20,18 +20,23 @@ INPUT_GRADIENT: dict[type, Callable[..., Tensor]] = {
 
 
 @contextmanager
-def lean_casts(roots: Iterable[nn.Module]) -> Iterator[None]:
+def lean_casts(roots: Iterable[nn.Module], swapped: nn.Module | None = None) -> Iterator[None]:
     """Within: layers whose stored weight is not the one they compute with cast it again in the backward.
 
     The host's `cast_bias_weight` makes a copy of each weight in every forward (manual cast, fp8 storage, LoRA applied
     on the fly, weights streamed from the CPU), and autograd would keep all of them: a second model, in the compute
     type. Streamed ones share one buffer besides and would be overwritten. A linear layer's gradient by its input needs
     the weight and nothing else, so it can be had again. Source: ours.
+
+    Args:
+        roots: the models.
+        swapped: one of them whose weights change within an evaluation (LoRA hooks on one side): it has to keep copies.
     """
     patched: list[tuple[nn.Module, str]] = []
+    changing = set() if swapped is None else {id(module) for module in swapped.modules()}
     try:
         for module in {id(m): m for root in roots for m in root.modules()}.values():
-            if _is_plain(module):
+            if _is_plain(module) and id(module) not in changing:
                 module.forward_comfy_cast_weights = _Cast(module)  # type: ignore[assignment]
                 patched.append((module, "forward_comfy_cast_weights"))
             elif is_quantised(module) and "forward" not in vars(module):

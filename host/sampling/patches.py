@@ -9,6 +9,7 @@ from typing import Any
 import comfy.cli_args
 import comfy.ldm.modules.attention
 import comfy.model_management
+import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -44,15 +45,27 @@ def prepared(model: Any, also: Sequence[Any], notes: list[str]) -> Any:
         # samplers._calc_cond_batch_multigpu runs its worker threads under torch.no_grad
         clone.remove_additional_models("multigpu")
         notes.append("one GPU: the host's multi-GPU sampling carries no gradient")
-    options = clone.model_options.setdefault("transformer_options", {})
-    if "optimized_attention_override" in options:
-        # attention.wrap_attn calls it instead of the chosen attention; in practice a SageAttention node, which returns
-        # tensors without a graph: the gradient would silently lack what goes through attention
-        del options["optimized_attention_override"]
+    if _remove_attention(clone.model_options):
         notes.append("PyTorch attention instead of the attention that a node put into the model")
     clone.set_additional_models(KEY, list(also))
     clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _ask_for_more)
     return clone
+
+
+def options_of(guider: Any, patcher: Any) -> dict[str, Any]:
+    """The model_options that a guider is to sample with: the prepared patcher's, or what the guider made of its own."""
+    if guider.model_options is guider.model_patcher.model_options:
+        return patcher.model_options
+    options = comfy.model_patcher.create_model_options_clone(guider.model_options)
+    _remove_attention(options)
+    return options
+
+
+def _remove_attention(options: dict[str, Any]) -> bool:
+    """attention.wrap_attn calls an override instead of the chosen attention. In practice it is a SageAttention node's,
+    which returns tensors without a graph: the gradient would silently lack what goes through attention."""
+    transformer = options.setdefault("transformer_options", {})
+    return transformer.pop("optimized_attention_override", None) is not None
 
 
 def _refuse_caches(model: Any) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 from ...core.errors import GradientError
 from ..gradients import is_inference_refused
 from ..memory import MARGIN, is_out_of_memory
+from ..trees import replaced
+from .checkpoint import same_chance
 from .lean import is_quantised
 
 if TYPE_CHECKING:
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
 
 WAYS = 4  # random directions
 CUT = 0.3  # by how much finite differences may disagree; a cut attention disagrees by more
-STEPS = (3e-3, 3e-2)  # of the latent's RMS; the second where the first disagrees: with TF32 that may be rounding
+STEPS = (3e-3, 3e-2)  # of the variable's RMS; the second where the first disagrees: with TF32 that may be rounding
 ROUGH_STEPS = (3e-2, 0.2)
 STATE = 1e-3  # by how much (of its RMS) an evaluation that is run again may differ: kernels on a GPU are not exact
+ROUNDING = 1e-5  # of the result, in float32: what a difference can be by rounding alone
 
 
 def look(handle: Sampling, *, check: bool) -> None:
@@ -27,149 +30,200 @@ def look(handle: Sampling, *, check: bool) -> None:
     how much of the graph is kept.
 
     Args:
-        check: also compare with an earlier run and with finite differences: costs some 13 forwards, once.
+        check: also compare with earlier runs and with finite differences: costs some 25 forwards, once.
 
     Raises:
         GradientError: an evaluation that depends on what was evaluated before; a gradient that is missing, not finite,
             or another one than finite differences give.
     """
-    x, sigma = _point(handle, handle.steps // 2)
+    look = _Look(handle)
     try:
         if check:
-            _refuse_memory(handle, x, sigma)
-            _refuse_wrong(handle, x, sigma)
-        _choose(handle, x, sigma)
+            look.refuse_memory()
+        found = look.gradient()  # also where nothing is checked: it is how the guard and the evaluator learn
+        if check:
+            look.refuse_wrong(found)
+        look.choose()
     finally:
         handle.evaluator.keyframes.start()
 
 
-def _point(handle: Sampling, step: int) -> tuple[Tensor, Tensor]:
-    """A noisy latent in the model's space and its sigma, as the sampler would meet them."""
-    sigma = handle.sigmas[min(step, handle.steps - 1)]
-    x = handle.evaluator.inner_model.model_sampling.noise_scaling(
-        sigma, handle.noise, handle.model_latent, handle.whole(sigma)
-    )
-    return x, sigma
+class _Look:
+    """One point of the schedule, and the evaluations there."""
 
+    def __init__(self, handle: Sampling) -> None:
+        self.handle, self.evaluator = handle, handle.evaluator
+        self.x, self.sigma = self._point(handle.steps // 2)
+        rng = torch.Generator().manual_seed(0)
+        self._weight = torch.randn(self.x.shape, generator=rng).to(self.x)
+        self._rng = rng
+        model = self.evaluator.inner_model
+        # a small change drowns in the rounding of float16, or of inputs rounded to fp8
+        self._rough = model.get_dtype_inference() not in (torch.float32, torch.float64) or any(
+            is_quantised(module) for module in model.diffusion_model.modules()
+        )
+        self._conds = self.evaluator.conds
+        self._texts = _texts(self._conds)
 
-@torch.no_grad()
-def _refuse_memory(handle: Sampling, x: Tensor, sigma: Tensor) -> None:
-    """Caches, running means (APG's momentum) and the like: computed again in the backward, in another order, they would
-    be something else than in the forward."""
-    keyframes = handle.evaluator.keyframes  # the host's own schedules are put back in every backward: not what is meant
-    keyframes.start()
-    first = handle.denoised(x, sigma)
-    handle.denoised(*_point(handle, handle.steps - 1))
-    keyframes.start()
-    again = handle.denoised(x, sigma)
-    if not _rms(first - again) <= STATE * _rms(first):
-        raise GradientError(
-            "The model gives another result when the same evaluation is run again: a patch on it keeps something from "
-            f"one step to the next ({patches_of(handle)})",
-            "a model whose result depends on its input alone",
-            "bypass the nodes that patch the model with a cache or with momentum (APG: set momentum to 0)",
+    def _point(self, step: int) -> tuple[Tensor, Tensor]:
+        """A noisy latent in the model's space and its sigma, as the sampler would meet them."""
+        handle, sigma = self.handle, self.handle.sigmas[min(step, self.handle.steps - 1)]
+        sampling = self.evaluator.inner_model.model_sampling
+        return sampling.noise_scaling(sigma, handle.noise, handle.model_latent, handle.whole(sigma)), sigma
+
+    def _at(self, x: Tensor, sigma: Tensor | None = None, texts: list[Tensor] | None = None) -> Tensor:
+        """An evaluation as if it were the run's first: with the schedule's start and the random numbers of a run."""
+        evaluator = self.evaluator
+        table = {id(before): now for before, now in zip(self._texts, texts or self._texts, strict=True)}
+        evaluator.conds = replaced(self._conds, table)
+        evaluator.keyframes.start()
+        try:
+            with same_chance(self.handle.chance):
+                return self.handle.denoised(x, self.sigma if sigma is None else sigma)
+        finally:
+            evaluator.conds = self._conds
+
+    @torch.no_grad()
+    def refuse_memory(self) -> None:
+        """Caches, running means (APG's momentum) and the like: computed again in the backward, from the last step to
+        the first, they are something else than in the forward. So this looks in that order: there and back."""
+        if self.handle.steps > 1:
+            middle = self.handle.steps // 2
+            points = [self._point(middle - 1), self._point(middle)]
+        else:
+            points = [(self.x, self.sigma), (self.x.roll(1, -1), self.sigma)]
+        there = [self._at(*point) for point in points]
+        if not all(bool(one.isfinite().all()) for one in there):
+            raise GradientError(
+                "The model's result is not finite",
+                "numbers, not NaN or infinity",
+                "load the model in bfloat16 or float32 instead of float16 (weight_dtype, or the start option "
+                "--bf16-unet), and look at the nodes that patch it",
+            )
+        back = [self._at(*point) for point in reversed(points)]
+        for first, again in zip(there, reversed(back), strict=True):
+            if not _rms(first - again) <= STATE * _rms(first):
+                raise GradientError(
+                    "The model gives another result when the same evaluation is run again: a patch on it keeps "
+                    f"something from one step to the next ({patches_of(self.handle)})",
+                    "a model whose result depends on its input alone",
+                    "bypass the nodes that patch the model with a cache or with momentum (APG: set momentum to 0)",
+                )
+
+    def gradient(self) -> list[Tensor | None]:
+        """J^T weight of one evaluation by x and by the texts, the way in which the run will compute it. Nothing for x
+        where no gradient comes through."""
+        self.evaluator.ladder.start(1)  # with a checkpoint: that is where the guard learns
+        try:
+            return self._pulled()
+        except RuntimeError as error:  # also NotImplementedError, of kernels without a backward
+            if is_out_of_memory(error):
+                raise
+            if self.evaluator.hidden or not is_inference_refused(error):
+                raise self._wrong(f"runs, but not backwards ({error})") from error
+        self.evaluator.hidden = True
+        return self.gradient()
+
+    def _pulled(self) -> list[Tensor | None]:
+        with torch.enable_grad():
+            leaves = [tensor.detach().requires_grad_(True) for tensor in (self.x, *self._texts)]
+            out = self._at(leaves[0], texts=leaves[1:])
+        if not out.requires_grad:
+            return [None] * len(leaves)
+        return list(torch.autograd.grad(out, leaves, self._weight, allow_unused=True))
+
+    def refuse_wrong(self, found: list[Tensor | None]) -> None:
+        """Compares with finite differences. Source: ours."""
+        by_x, *by_texts = found
+        if by_x is None:
+            raise self._wrong("carries no gradient")
+        texts = [torch.zeros_like(t) if g is None else g for t, g in zip(self._texts, by_texts, strict=True)]
+        if not all(bool(one.isfinite().all()) for one in (by_x, *texts)):
+            raise self._wrong("has a gradient that is not finite")
+        self._compare([self.x], [by_x], lambda values: self._at(values[0]), "")
+        if texts:
+            self._compare(self._texts, texts, lambda values: self._at(self.x, texts=values), " by the conditioning")
+
+    @torch.no_grad()
+    def _compare(self, values: list[Tensor], found: list[Tensor], function: Any, by: str) -> None:
+        """Relative L2 error of the vector of directional derivatives; for a rough model of the one along the gradient,
+        with larger steps. What is smaller than the rounding is let pass."""
+        scale = max(_rms(value) for value in values)
+        if self._rough:
+            size = max(_rms(gradient) for gradient in found)
+            ways = [[gradient / size for gradient in found]] if size > 0 else []
+        else:
+            ways = [[torch.randn(v.shape, generator=self._rng).to(v) for v in values] for _ in range(WAYS)]
+        claimed = torch.tensor([_inner(found, way) for way in ways])
+        seen: list[Tensor] = []
+        for step in ROUGH_STEPS if self._rough else STEPS:
+            measured, rounding = self._measured(values, ways, function, step * scale)
+            error, size = float((claimed - measured).norm()), float(measured.norm())
+            if error <= max(CUT * size, rounding):
+                return
+            seen.append(measured)
+        disagree = error / max(size, 1e-30)
+        if not self._rough and float((seen[0] - seen[1]).norm()) > CUT * float(seen[0].norm()):
+            raise GradientError(
+                "The model's result jumps where its input changes a little (finite differences disagree with each "
+                f"other). Patches on this model: {patches_of(self.handle)}",
+                "a model whose result follows its input smoothly",
+                "bypass the nodes that merge or drop tokens (Token Merging)",
+            )
+        if disagree > (1 if self._rough else CUT):
+            raise self._wrong(f"has a wrong gradient{by} (finite differences disagree by {disagree:.0%})")
+        self.handle.notes.append(
+            f"the gradient{by} could not be checked well: differences of a model that rounds are {disagree:.0%} off"
         )
 
+    def _measured(
+        self, values: list[Tensor], ways: list[list[Tensor]], function: Any, h: float
+    ) -> tuple[Tensor, float]:
+        """Central differences of <weight, result> along each way, and how large they could be by rounding alone."""
+        measured, rounding = [], 0.0
+        for way in ways:
+            plus = function([v + h * d for v, d in zip(values, way, strict=True)])
+            minus = function([v - h * d for v, d in zip(values, way, strict=True)])
+            measured.append(float(((plus - minus).double() * self._weight).sum()) / (2 * h))
+            rounding += (ROUNDING * _rms(plus) * plus.numel() ** 0.5 / h) ** 2
+        return torch.tensor(measured), rounding**0.5
 
-def _refuse_wrong(handle: Sampling, x: Tensor, sigma: Tensor) -> None:
-    rng = torch.Generator().manual_seed(0)
-    weight = torch.randn(x.shape, generator=rng).to(x)
-    found = _vjp(handle, x, sigma, weight)
-    if found is None:
-        raise _wrong(handle, "carries no gradient")
-    if not bool(found.isfinite().all()):
-        raise GradientError(
-            "The gradient through the model is not finite",
-            "numbers, not NaN or infinity",
-            "load the model in bfloat16 or float32 instead of float16 (weight_dtype, or the start option --bf16-unet)",
-        )
-    rough = _is_rough(handle)
-    disagree = _disagreement(handle, x, sigma, weight, found, rng, rough)
-    if not disagree <= (1 if rough else CUT):
-        raise _wrong(handle, f"has a wrong gradient (finite differences disagree by {disagree:.0%})")
-    if disagree > CUT:
+    def choose(self) -> None:
+        """How much of the graph is kept: everything, one evaluation's, or one block's."""
+        handle, evaluator, count = self.handle, self.evaluator, self.handle.evaluations()
+        evaluator.ladder.start(0)
+        try:
+            kept = handle.bytes_kept(self.x, self.sigma)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            kept = -1
+        free = float(evaluator.model_patcher.get_free_memory(handle.device))
+        if kept < 0 or kept * MARGIN > free:
+            evaluator.ladder.start(2)
+        elif evaluator.needs_checkpoints or kept * count * MARGIN > 0.5 * free:
+            evaluator.ladder.start(1)
+        size = "more than there is" if kept < 0 else f"{kept / 2**20:,.1f} MiB"
         handle.notes.append(
-            f"the gradient could not be checked well: the model rounds so much that differences are {disagree:.0%} off"
+            f"gradient of the sampling: {evaluator.ladder.rung.words} ({count} evaluations, {size} each, "
+            f"{free / 2**20:,.0f} MiB free)"
+        )
+
+    def _wrong(self, what: str) -> GradientError:
+        return GradientError(
+            f"The model {what}. Usual causes: an attention or other kernel without a backward, a patch that computes "
+            f"without a graph. Patches on this model: {patches_of(self.handle)}",
+            "a model whose gradient agrees with finite differences",
+            "bypass the nodes that patch the model; start ComfyUI without --use-sage-attention and "
+            "--use-flash-attention",
         )
 
 
-def _is_rough(handle: Sampling) -> bool:
-    """Whether the model computes in less than float32: a small change then drowns in the rounding."""
-    model = handle.evaluator.inner_model
-    return model.get_dtype_inference() not in (torch.float32, torch.float64) or any(
-        is_quantised(module) for module in model.diffusion_model.modules()
-    )
-
-
-def _vjp(handle: Sampling, x: Tensor, sigma: Tensor, weight: Tensor) -> Tensor | None:
-    """J^T weight of one evaluation, the way in which the run will compute it."""
-    handle.evaluator.ladder.start(1)  # with a checkpoint: that is where the guard learns
-    try:
-        return _pulled(handle, x, sigma, weight)
-    except RuntimeError as error:  # also NotImplementedError, of kernels without a backward
-        if is_out_of_memory(error):
-            raise
-        if handle.evaluator.hidden or not is_inference_refused(error):
-            raise _wrong(handle, f"runs, but not backwards ({error})") from error
-    handle.evaluator.hidden = True
-    return _vjp(handle, x, sigma, weight)
-
-
-def _pulled(handle: Sampling, x: Tensor, sigma: Tensor, weight: Tensor) -> Tensor | None:
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_(True)
-        out = handle.denoised(leaf, sigma)
-    return torch.autograd.grad(out, leaf, weight, allow_unused=True)[0] if out.requires_grad else None
-
-
-@torch.no_grad()
-def _disagreement(
-    handle: Sampling, x: Tensor, sigma: Tensor, weight: Tensor, found: Tensor, rng: torch.Generator, rough: bool
-) -> float:
-    """Relative L2 error of the vector of directional derivatives; for a rough model of the one along the gradient, with
-    larger steps."""
-    ways = [found / _rms(found)] if rough else [torch.randn(x.shape, generator=rng).to(x) for _ in range(WAYS)]
-    claimed = torch.stack([(found.double() * way).sum() for way in ways])
-    disagree = float("inf")
-    for step in ROUGH_STEPS if rough else STEPS:
-        size = step * max(_rms(x), 1e-6)
-        change = [handle.denoised(x + size * way, sigma) - handle.denoised(x - size * way, sigma) for way in ways]
-        measured = torch.stack([(one.double() * weight).sum() for one in change]) / (2 * size)
-        disagree = min(disagree, float((claimed - measured).norm() / measured.norm().clamp_min(1e-30)))
-        if disagree <= CUT:
-            break
-    return disagree
-
-
-def _choose(handle: Sampling, x: Tensor, sigma: Tensor) -> None:
-    """How much of the graph is kept: everything, one evaluation's, or one block's."""
-    evaluator, count = handle.evaluator, handle.evaluations()
-    evaluator.ladder.start(0)
-    try:
-        kept = handle.bytes_kept(x, sigma)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        kept = -1
-    free = float(evaluator.model_patcher.get_free_memory(handle.device))
-    if kept < 0 or kept * MARGIN > free:
-        evaluator.ladder.start(2)
-    elif evaluator.needs_checkpoints or kept * count * MARGIN > 0.5 * free:
-        evaluator.ladder.start(1)
-    size = "more than there is" if kept < 0 else f"{kept / 2**20:,.1f} MiB"
-    handle.notes.append(
-        f"gradient of the sampling: {evaluator.ladder.rung.words} ({count} evaluations, {size} each, "
-        f"{free / 2**20:,.0f} MiB free)"
-    )
-
-
-def _wrong(handle: Sampling, what: str) -> GradientError:
-    return GradientError(
-        f"The model {what}. Usual causes: an attention or other kernel without a backward, a patch that computes "
-        f"without a graph. Patches on this model: {patches_of(handle)}",
-        "a model whose gradient agrees with finite differences",
-        "bypass the nodes that patch the model; start ComfyUI without --use-sage-attention and --use-flash-attention",
-    )
+def _texts(conds: dict[str, list[dict[str, Any]]]) -> list[Tensor]:
+    """What the models attend to, once each."""
+    entries = [c["model_conds"].get("c_crossattn") for cond in conds.values() for c in cond]
+    found = [entry.cond for entry in entries if entry is not None and isinstance(entry.cond, Tensor)]
+    return list({id(tensor): tensor for tensor in found if tensor.is_floating_point()}.values())
 
 
 def patches_of(handle: Sampling) -> str:
@@ -180,6 +234,10 @@ def patches_of(handle: Sampling) -> str:
     found |= {key for key, value in options.items() if key.startswith(("sampler_", "model_")) and value}
     found |= {f"{kind} of {key}" for kind in ("patches", "patches_replace") for key in transformer.get(kind, {})}
     return ", ".join(sorted(found)) or "none"
+
+
+def _inner(a: list[Tensor], b: list[Tensor]) -> float:
+    return float(sum((x.double() * y).sum() for x, y in zip(a, b, strict=True)))
 
 
 def _rms(x: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""How the gradient goes back through the sampler: all the way, or by a shorter path. The forward stays the same."""
+"""How the gradient goes back through the sampler: all the way, or by a shorter path."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Callable, Container
 from types import SimpleNamespace
 from typing import Any
@@ -198,6 +200,62 @@ def test_cancel_within_a_backward(graph, level: int) -> None:
     assert forwards == [0]
     assert not any("forward" in vars(module) for module in one.model.model.modules())
     assert not management.in_training
+    assert torch.equal(one.plain(), before)
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_graph_stays_alive(graph, family: str, fails: bool) -> None:
+    """Not one tensor with a graph more than before, on any rung; autograd's own cycles are not Python's to collect."""
+    one = graph(family)
+
+    def body(handle: Any) -> None:
+        for level in range(3):
+            handle.evaluator.ladder.start(level)
+            by_noise(handle)
+        if fails:
+            spoil(handle)
+
+    def graphs() -> int:
+        gc.collect()
+        return sum(isinstance(thing, Tensor) and thing.grad_fn is not None for thing in gc.get_objects())
+
+    for _ in range(2):  # what is made once (caches) is not what is looked for
+        before = graphs()
+        with pytest.raises(RuntimeError, match="in the body") if fails else contextlib.nullcontext():
+            one.inside(body)
+    assert graphs() == before
+
+
+def test_a_schedule_of_weights_is_never_kept(graph, tools) -> None:
+    """One hook with keyframes on both sides: its weights change between evaluations, past autograd's counters."""
+    tiny = tools.tiny
+    model = tiny.model("sd15")
+    hooks = tiny.lora_hook(model, seed=4, keyframes=((0.0, 1.0), (0.4, 0.2)))
+    positive = tiny.hooked(tiny.conditioning("sd15", seed=1), hooks)
+    negative = tiny.hooked(tiny.conditioning("sd15", seed=2), hooks)
+    one = graph(model=model, positive=positive, negative=negative)
+    before = one.plain()
+
+    def body(handle: Any) -> None:
+        assert handle.evaluator.needs_checkpoints
+        assert handle.evaluator.ladder.rung is tools.evaluations.ONCE
+        assert float((value(handle) - before).abs().max()) <= 1e-4
+        found = by_noise(handle)
+        handle.evaluator.ladder.start(2)
+        assert float((by_noise(handle) - found).norm() / found.norm()) <= 1e-5
+        rng = torch.Generator().manual_seed(0)
+        ways = [torch.randn(found.shape, generator=rng) for _ in range(8)]
+        direction = weight(found)
+        with torch.no_grad():
+            measured = torch.tensor([
+                float(((handle.sample(noise=handle.noise + 3e-3 * w) - handle.sample(noise=handle.noise - 3e-3 * w))
+                       .double() * direction).sum()) / 6e-3 for w in ways
+            ])  # fmt: skip
+        claimed = torch.tensor([float((found.double() * w).sum()) for w in ways])
+        assert float((measured - claimed).norm() / measured.norm()) <= 0.01
+
+    one.inside(body)
     assert torch.equal(one.plain(), before)
 
 

@@ -37,7 +37,7 @@ def run(tools) -> Callable[..., Any]:
         tiny = tools.tiny
         positive = options.pop("positive", tiny.conditioning(family, seed=1))
         negative = options.pop("negative", tiny.conditioning(family, seed=2))
-        guider = tools.inside.guider_of(model, positive, negative, 3.0)
+        guider = options.pop("guider", None) or tools.inside.guider_of(model, positive, negative, 3.0)
         noise = options.pop("noise", Noise_RandomNoise(5))
         latent = options.pop("latent", tiny.empty_latent(family))
         sampler = comfy.samplers.sampler_object(options.pop("sampler", "euler"))
@@ -195,17 +195,72 @@ def test_speed_caches_are_refused(run, tools, node: str) -> None:
         run(cached, by_noise)
 
 
-def test_a_patch_with_a_memory_is_refused(run, tools) -> None:
-    """APG of the host, whose momentum goes from one step to the next."""
+@pytest.mark.parametrize("steps", [1, 2, 3, 6])
+@pytest.mark.parametrize("momentum", [0.5, 0.05])
+def test_a_patch_with_a_memory_is_refused(run, tools, steps: int, momentum: float) -> None:
+    """APG of the host, whose momentum goes from one step to the next and starts anew when sigma rises."""
     from comfy_extras.nodes_apg import APG
 
+    with torch.inference_mode():
+        moving = APG.execute(tools.tiny.model("sd15"), 1.0, 15.0, momentum).args[0]
+    with pytest.raises(tools.errors.GradientError, match=r"keeps something from one step to the next.*sampler_"):
+        run(moving, by_noise, steps=steps)
+
+
+def test_a_patch_without_a_memory_is_welcome(run, tools) -> None:
+    from comfy_extras.nodes_apg import APG
+
+    with torch.inference_mode():
+        still = APG.execute(tools.tiny.model("sd15"), 1.0, 15.0, 0.0).args[0]
+    assert run(still, right) <= 0.01
+
+
+@pytest.mark.parametrize("node", ["PerturbedAttentionGuidance", "CFGZeroStar", "CFGNorm"])
+@pytest.mark.parametrize("sampler", ["euler", "euler_cfg_pp"])
+def test_guidance_nodes(run, tools, node: str, sampler: str) -> None:
+    """Post-CFG functions that look at all that the host gives them."""
+    from comfy_extras import nodes_cfg, nodes_pag
+
+    place = nodes_pag if hasattr(nodes_pag, node) else nodes_cfg
     model = tools.tiny.model("sd15")
     with torch.inference_mode():
-        moving = APG.execute(model, 1.0, 15.0, 0.5).args[0]
-        still = APG.execute(model, 1.0, 15.0, 0.0).args[0]
-    with pytest.raises(tools.errors.GradientError, match=r"keeps something from one step to the next.*sampler_"):
-        run(moving, by_noise)
-    assert run(still, right) <= 0.01
+        arguments = {"PerturbedAttentionGuidance": (3.0,), "CFGNorm": (1.0,)}.get(node, ())
+        patched = getattr(place, node).execute(model, *arguments).args[0]
+    assert run(patched, right, sampler=sampler) <= 0.01
+
+
+def test_patches_that_draw(run, tools) -> None:
+    """HyperTile draws the size of its tiles in every layer: as in the host's run, and the same in the backward."""
+    from comfy_extras.nodes_hypertile import HyperTile
+
+    import nodes
+
+    tiny = tools.tiny
+    with torch.inference_mode():
+        made = HyperTile.execute(tiny.model("sd15"), 32, 2, 1, False)
+        tiled = getattr(made, "args", made)[0]  # a tuple, in a class that promises NodeOutput
+        latent = tiny.empty_latent("sd15", height=16, width=16)
+        positive, negative = tiny.conditioning("sd15", seed=1), tiny.conditioning("sd15", seed=2)
+        expected = nodes.common_ksampler(tiled, 5, 2, 3.0, "euler", "normal", positive, negative, latent)[0]["samples"]
+
+    def body(handle: Any) -> tuple[Tensor, float]:
+        with torch.no_grad():
+            plain = handle.sample()
+        return plain, right(handle)
+
+    plain, error = run(tiled, body, latent=latent)
+    assert float((plain - expected).abs().max()) <= 1e-4
+    assert error <= 0.01
+
+
+def test_a_patch_that_jumps_is_refused(run, tools) -> None:
+    """Token merging: which tokens are one changes with every step, and no gradient says so."""
+    from comfy_extras.nodes_tomesd import TomePatchModel
+
+    with torch.inference_mode():
+        merged = TomePatchModel.execute(tools.tiny.model("sd15"), 0.3).args[0]
+    with pytest.raises(tools.errors.GradientError, match=r"jumps.*attn1_patch.*bypass the nodes that merge"):
+        run(merged, by_noise, latent=tools.tiny.empty_latent("sd15", height=16, width=16))
 
 
 def test_a_patch_that_cuts_is_refused(run, tools) -> None:
@@ -220,6 +275,35 @@ def test_a_patch_that_cuts_is_refused(run, tools) -> None:
     with pytest.raises(tools.errors.GradientError, match=r"wrong gradient \(finite differences disagree.*attn1_patch"):
         run(model, by_noise)
     assert run(model, by_noise, check=False).abs().max() > 0  # who asks for it gets it
+
+
+def test_a_patch_that_cuts_the_text_is_refused(run, tools) -> None:
+    """The gradient by the latent is right, that by the conditioning is not."""
+    model = tools.tiny.model("sd15").clone()
+    model.set_model_attn2_patch(lambda n, context, value, extra: (n, context.detach(), value.detach()))
+    with pytest.raises(tools.errors.GradientError, match="wrong gradient by the conditioning"):
+        run(model, by_noise)
+
+
+def test_a_guider_with_a_second_model_is_refused(run, tools) -> None:
+    model = tools.tiny.model("sd15")
+    guider = tools.inside.guider_of(model, tools.tiny.conditioning("sd15"), tools.tiny.conditioning("sd15"), 3.0)
+    guider.uncond_model_patcher = tools.tiny.model("sd15", seed=3)
+    with pytest.raises(tools.errors.GradientError, match=r"runs a second model \(uncond_model_patcher\)"):
+        run(model, by_noise, guider=guider)
+
+
+def test_noise_that_a_node_changes_is_refused(run, tools) -> None:
+    from comfy.patcher_extension import WrappersMP
+
+    model = tools.tiny.model("sd15").clone()
+
+    def shuffled(executor: Any, guider: Any, sigmas: Any, extra: Any, callback: Any, noise: Tensor, *rest: Any) -> Any:
+        return executor(guider, sigmas, extra, callback, noise.flip(-1), *rest)
+
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "freenoise", shuffled)
+    with pytest.raises(tools.errors.ProvokeError, match="changes the noise"):
+        run(model, by_noise)
 
 
 def test_a_model_that_cannot_go_back_is_refused(run, tools) -> None:
@@ -241,7 +325,7 @@ def test_a_model_that_cannot_go_back_is_refused(run, tools) -> None:
 def test_what_is_not_finite_is_refused(run, tools) -> None:
     model = tools.tiny.model("sd15").clone()
     model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] / 0)
-    with pytest.raises(tools.errors.GradientError):
+    with pytest.raises(tools.errors.GradientError, match="result is not finite"):
         run(model, by_noise)
 
 
@@ -279,7 +363,7 @@ def test_cast_weights_are_not_kept(run, tools, monkeypatch: pytest.MonkeyPatch) 
     body = lambda handle: (handle.bytes_kept(handle.noise, handle.sigmas[0]), by_noise(handle))  # noqa: E731
     lean, gradient = run(model, body)
     with monkeypatch.context() as patch:
-        patch.setattr(tools.inside, "lean_casts", lambda roots: contextlib.nullcontext())
+        patch.setattr(tools.inside, "lean_casts", lambda *roots: contextlib.nullcontext())
         full, expected = run(model, body)
     assert torch.equal(gradient, expected)
     assert lean < full / 2
@@ -435,3 +519,18 @@ def test_two_models_over_one_schedule(run, tools, family: str) -> None:
     parity, error = run(high, outer, family, sigmas=sigmas[:3], also=[low])
     assert parity <= 1e-4
     assert error <= 0.01
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_two_runs_on_one_models_weights_are_refused(run, tools, lora: bool) -> None:
+    """The inner one would load its LoRA into the module that the outer one's graph goes through."""
+    model = tools.tiny.model("sd15")
+    other = tools.tiny.lora(model) if lora else model
+
+    def outer(a: Any) -> None:
+        with pytest.raises(tools.errors.ProvokeError, match="share a model's weights"):
+            run(other, by_noise)
+        by_noise(a)  # and goes on
+
+    run(model, outer)
+    run(other, by_noise)
