@@ -96,11 +96,8 @@ def inside(
     entry: _Inside[T] = _Inside(chosen, body, decoder, encoder, fixed, notes, check)
     entry.conditioning, entry.drawn = _conditioning_of(guider), drawn
     try:
-        with (
-            _open(own.model_patcher, partners),
-            torch.inference_mode(),
-            attention_with_backward(notes),
-        ):  # the host's part runs as the executor runs nodes
+        # inference mode: the host's part runs as its executor runs nodes
+        with _open(own.model_patcher, partners), torch.inference_mode(), attention_with_backward(notes):
             own.sample(
                 drawn, fixed["samples"], entry, sigmas,
                 denoise_mask=fixed.get("noise_mask"), disable_pbar=True, seed=noise.seed,
@@ -162,9 +159,9 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
         found = controls(model_wrap.conds)
         roots = [model_wrap.inner_model, *_modules(model_wrap.loaded_models), *_modules_of_controls(found)]
         roots += [part.module for part in (self._decoder, self._encoder) if part is not None]
-        # GGUF's weights cannot be aliased; they become ordinary tensors in every forward, and the check tells
         roots = list({id(root): root for root in roots}.values())
         swapped = model_wrap.inner_model if swaps_weights(model_wrap.conds) else None
+        # foreign: GGUF's weights cannot be aliased; they become ordinary tensors in every forward, and the check tells
         with gradient_session(*roots, foreign=True) as session, lean_casts(roots, swapped):
             before = model_wrap.conds
             model_wrap.conds = mapped(before, _usable)
