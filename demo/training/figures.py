@@ -97,14 +97,14 @@ def inpainter(net: measure.Net, others: dict[str, Callable[[Tensor, Tensor, Tens
 
 def main() -> int:
     """Print everything as JSON."""
-    net = load(WEIGHTS / "provoke-demo-inpainter.safetensors")
+    net = load(WEIGHTS / "upscale_models" / "provoke-demo-inpainter.safetensors")
     others = {"blur": lambda image, marked, hole: measure.diffuse(image, hole)}
     plain = HERE / ".runs" / "provoke-demo-inpainter-l1" / "provoke-demo-inpainter-l1.safetensors"
     if plain.exists():
         l1 = load(plain)
         others["l1_model"] = lambda image, marked, hole: l1(marked).clamp(0, 1)
     result = {
-        "upscaler": upscaler(load(WEIGHTS / "provoke-demo-upscaler-x2.safetensors")),
+        "upscaler": upscaler(load(WEIGHTS / "upscale_models" / "provoke-demo-upscaler-x2.safetensors")),
         "inpainter": inpainter(net, others),
     }
     print(json.dumps(result, indent=1))

@@ -64,6 +64,7 @@ class Inpainter:
     """State and steps of the inpainter's training; loop.py drives it. `plain` trains with L1 alone, for comparison."""
 
     name = "provoke-demo-inpainter"
+    folder = "upscale_models"
     steps = 8000
     batch, size = 4, 96
     rate, judge_rate = 8e-4, 4e-4

@@ -12,13 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 HERE = Path(__file__).resolve().parent
-WEIGHTS = HERE.parent / "weights" / "upscale_models"
+WEIGHTS = HERE.parent / "weights"
 
 
 class Trainer(Protocol):
-    """What upscaler.py and inpainter.py provide. `modules` has "net" and its running average "average"."""
+    """What upscaler.py and its neighbours provide. `modules` has "net" and its running average "average".
+
+    `folder` is the model folder of ComfyUI's (below demo/weights) that the file goes to. A trainer with a `config` (a
+    dictionary, as transformers and open_clip keep beside their weights) gets a folder of its own name there.
+    """
 
     name: str
+    folder: str
     steps: int
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
@@ -71,11 +76,18 @@ def load_checkpoint(trainer: Trainer, folder: Path) -> dict[str, float]:
     return json.loads((folder / "state.json").read_text())
 
 
-def export(trainer: Trainer, target: Path) -> None:
-    """Write the averaged weights as fp16 safetensors; spandrel copies them into fp32."""
+def export(trainer: Trainer, place: Path) -> Path:
+    """Write the averaged weights as fp16 safetensors into a folder; whoever loads them copies them into fp32."""
+    config = getattr(trainer, "config", None)
+    target = place / f"{trainer.name}.safetensors" if config is None else place / trainer.name / "model.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().half().contiguous() for k, v in trainer.weights().items()}, target)
+    if config is not None:
+        (target.parent / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    weights = {k: v.detach().cpu() for k, v in trainer.weights().items()}
+    halved = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in weights.items()}
+    save_file(halved, target, metadata={"format": "pt"})
     target.chmod(0o644)  # save_file leaves it readable by its owner alone
+    return target
 
 
 def _line(figures: dict[str, float]) -> str:
@@ -116,7 +128,7 @@ def train(
                 flush=True,
             )
             if draft:
-                export(trainer, WEIGHTS / f"{trainer.name}.safetensors")
+                export(trainer, WEIGHTS / trainer.folder)
         if seconds >= next_save:
             next_save = seconds + 120
             save_checkpoint(trainer, folder, {"step": step, "seconds": seconds})
@@ -129,7 +141,6 @@ def train(
     if failings and not draft:
         return False
     # The comparison model is not part of the pack: it stays with the checkpoints.
-    place = folder if getattr(trainer, "plain", False) else WEIGHTS
-    export(trainer, place / f"{trainer.name}.safetensors")
-    print(f"wrote {place / trainer.name}.safetensors", flush=True)
+    place = folder if getattr(trainer, "plain", False) else WEIGHTS / trainer.folder
+    print(f"wrote {export(trainer, place)}", flush=True)
     return not failings

@@ -1,4 +1,4 @@
-"""Train a demo model: `python demo/training/train.py upscaler|inpainter`; `figures` prints what the weights are worth.
+"""Train a demo model: `python demo/training/train.py NAME`; `figures` prints what the photo models are worth.
 
 Needs torch, spandrel, safetensors, Pillow, numpy and the photos in scikit-image's wheel. `inpainter-l1` is trained for
 comparison and is not part of the pack.
@@ -14,6 +14,13 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+
+TRAINERS: dict[str, tuple[str, str, dict[str, object]]] = {
+    "upscaler": ("upscaler", "Upscaler", {}),
+    "inpainter": ("inpainter", "Inpainter", {}),
+    "inpainter-l1": ("inpainter", "Inpainter", {"plain": True}),
+}
+"""By the word on the command line: module, class, what else its constructor takes."""
 
 
 def _package() -> str:
@@ -35,7 +42,7 @@ def _package() -> str:
 def main() -> int:
     """Parse the command line, train, return the exit status (1 = the weights did not pass and were not exported)."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=["upscaler", "inpainter", "inpainter-l1", "figures"])
+    parser.add_argument("model", choices=[*TRAINERS, "figures"])
     parser.add_argument("--minutes", type=float, default=60, help="CPU minutes at most (60 = 30 minutes on two cores)")
     parser.add_argument("--steps", type=int, default=None, help="updates (default: the model's own number)")
     parser.add_argument("--threads", type=int, default=1)
@@ -50,11 +57,8 @@ def main() -> int:
         return importlib.import_module(f"{package}.figures").main()
     device = torch.device(arguments.device)
     loop = importlib.import_module(f"{package}.loop")
-    if arguments.model == "upscaler":
-        trainer = importlib.import_module(f"{package}.upscaler").Upscaler(arguments.seed, device)
-    else:
-        inpainter = importlib.import_module(f"{package}.inpainter")
-        trainer = inpainter.Inpainter(arguments.seed, device, plain=arguments.model == "inpainter-l1")
+    module, kind, options = TRAINERS[arguments.model]
+    trainer = getattr(importlib.import_module(f"{package}.{module}"), kind)(arguments.seed, device, **options)
     passed = loop.train(
         trainer, minutes=arguments.minutes, steps=arguments.steps, resume=arguments.resume, draft=arguments.draft
     )

@@ -17,6 +17,7 @@ class Upscaler:
     """State and steps of the upscaler's training; loop.py drives it."""
 
     name = "provoke-demo-upscaler-x2"
+    folder = "upscale_models"
     steps = 14000
     batch, size = 16, 64  # size of the large crop; the net sees half
     rate = 1.5e-3
