@@ -19,8 +19,9 @@ def tools(comfy) -> SimpleNamespace:
     import provoke.core.errors as errors
     from provoke.host.sampling import inside, lean, patches
     from provoke.tools import tiny
+    from provoke.tools.tiny_weights import fill
 
-    return SimpleNamespace(tiny=tiny, errors=errors, inside=inside, lean=lean, patches=patches)
+    return SimpleNamespace(tiny=tiny, fill=fill, errors=errors, inside=inside, lean=lean, patches=patches)
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def run(tools) -> Callable[..., Any]:
         guider = options.pop("guider", None) or tools.inside.guider_of(model, positive, negative, 3.0)
         noise = options.pop("noise", Noise_RandomNoise(5))
         latent = options.pop("latent", tiny.empty_latent(family))
-        sampler = comfy.samplers.sampler_object(options.pop("sampler", "euler"))
+        sampler = options.pop("sampler", "euler")
+        sampler = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
         return tools.inside.inside(guider, noise, sampler, sigmas, latent, body, **options)
 
     return enter
@@ -534,3 +536,57 @@ def test_two_runs_on_one_models_weights_are_refused(run, tools, lora: bool) -> N
 
     run(model, outer)
     run(other, by_noise)
+
+
+def test_a_t2i_adapter(run, tools) -> None:
+    """It keeps features and not only the hint, and its network is in nobody's list of models."""
+    import comfy.controlnet
+
+    tiny = tools.tiny
+
+    class Adapter(nn.Module):
+        unshuffle_amount, xl = 8, False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.unshuffle, self.mix = nn.PixelUnshuffle(8), nn.Conv2d(192, 32, 1)
+
+        def forward(self, x: Tensor) -> dict[str, list[Tensor | None]]:
+            return {"input": [torch.tanh(self.mix(self.unshuffle(x))), None]}
+
+    with torch.inference_mode():
+        net = tools.fill(Adapter()).requires_grad_(False)
+        adapter = comfy.controlnet.T2IAdapter(net, 3, 8, "nearest-exact")
+    positive, negative = tiny.with_control(
+        tiny.conditioning("sd15", seed=1), tiny.conditioning("sd15", seed=2), adapter, tiny.hint()
+    )
+
+    def body(handle: Any) -> tuple[float, float]:
+        hint = handle.controls[0].cond_hint_original
+        with torch.no_grad():
+            before, other = handle.sample(), handle.sample(hints={0: 1 - hint})
+            assert torch.equal(handle.sample(), before)
+        by_hint = SimpleNamespace(noise=hint, sample=lambda noise: handle.sample(hints={0: noise}))
+        return float((other - before).abs().max()), error_of(by_hint, by_noise(by_hint))
+
+    effect, error = run(tools.tiny.model("sd15"), body, positive=positive, negative=negative)
+    assert effect > 1e-2
+    assert error <= 0.01
+    assert adapter.cond_hint is None
+
+
+def test_short_routes_with_churn(run, tools) -> None:
+    """Churn evaluates a little above the step's sigma; that is still the step's evaluation."""
+    import comfy.samplers
+
+    from provoke.host.sampling.routes import LastSteps
+
+    sampler = comfy.samplers.ksampler("euler", {"s_churn": 4.0})
+
+    def body(handle: Any) -> float:
+        entry = handle.conditioning["positive"][0]
+        leaf = entry[0].clone().requires_grad_(True)
+        out = handle.sample(conditioning={"positive": [[leaf, entry[1]]]}, route=LastSteps(1))
+        return float(torch.autograd.grad(out.sum(), leaf)[0].abs().max())
+
+    assert run(tools.tiny.model("sd15"), body, steps=5, sampler=sampler) > 1e-6
