@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import GradientError, ProvokeError
+from .checkpoint import Gradients, checkpoint
 from .frames import decode_by_frames, is_by_frames, uncut
 from .inplace import Guard
 from .memory import Ladder, Managed, Rung, bytes_kept, is_out_of_memory, without_dynamic_memory
 from .progress import check_cancelled
-from .sampling.checkpoint import Gradients, checkpoint
-from .sampling.units import Guards, checkpointed, repeated_blocks
 from .tiles import blend, halo_plan
+from .units import Guards, checkpointed, repeated_blocks
 
 WHOLE = Rung("the whole decode in one graph")
 INSIDE = Rung("checkpoints inside the decoder")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .sampling.checkpoint import Around, checkpoint
+from .checkpoint import Around, checkpoint
 
 KEPT = "kept"  # stands for a tensor in the pattern of a cache; the host's own marks are None and "Rep"
 

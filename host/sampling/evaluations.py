@@ -11,15 +11,15 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..checkpoint import checkpoint
 from ..gradients import normal_arguments
 from ..inplace import Guard
 from ..memory import Ladder, Rung, bytes_kept, is_out_of_memory
 from ..progress import check_cancelled
 from ..trees import floating, replaced
-from .checkpoint import checkpoint
+from ..units import Guards, checkpointed, repeated_blocks
 from .keyframes import Keyframes
 from .samplers import split_post_cfg
-from .units import Guards, checkpointed, repeated_blocks
 
 T = TypeVar("T")
 Conds = dict[str, list[dict[str, Any]]]

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ...core.errors import GradientError, ProvokeError
+from ..checkpoint import chance, same_chance
 from ..decode import Decoder
 from ..gradients import normal
 from ..memory import Ladder
 from ..trees import mapped
-from .checkpoint import chance, same_chance
 from .evaluations import KEPT, Conds, Denoiser, Evaluator, controls
 from .routes import EXACT, OneStep, Residual, Route
 from .samplers import DifferentiableSampler, split_post_cfg

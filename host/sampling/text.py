@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...core.errors import ProvokeError
+from ..checkpoint import checkpoint
 from ..inplace import Guard
 from ..memory import without_dynamic_memory
 from ..trees import floating, put_together, replaced, taken_apart
-from .checkpoint import checkpoint
 
 Tokens = dict[str, list[list[Any]]]  # by encoder ("l", "g", "t5xxl", ...): sections of (token id or embedding, weight)
 

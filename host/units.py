@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..inplace import Guard
-from ..trees import floating, put_together, replaced, taken_apart
 from .checkpoint import checkpoint
+from .inplace import Guard
+from .trees import floating, put_together, replaced, taken_apart
 
 
 def repeated_blocks(module: nn.Module) -> list[nn.Module]:
