@@ -19,7 +19,8 @@ class Trainer(Protocol):
     """What upscaler.py and its neighbours provide. `modules` has "net" and its running average "average".
 
     `folder` is the model folder of ComfyUI's (below demo/weights) that the file goes to. A trainer with a `config` (a
-    dictionary, as transformers and open_clip keep beside their weights) gets a folder of its own name there.
+    dictionary, as transformers and open_clip keep beside their weights) gets a folder of its own name there, with the
+    JSON `files` (by name) that it may have.
     """
 
     name: str
@@ -40,7 +41,10 @@ def _average(trainer: Trainer, step: int) -> None:
     keep = min(0.999, (1 + step) / (10 + step))
     mine = trainer.modules["average"].state_dict()
     for key, value in trainer.modules["net"].state_dict().items():
-        mine[key].lerp_(value, 1 - keep)
+        if value.is_floating_point():
+            mine[key].lerp_(value, 1 - keep)
+        else:  # a batch norm's count
+            mine[key].copy_(value)
 
 
 def save_checkpoint(trainer: Trainer, folder: Path, facts: dict[str, float]) -> None:
@@ -82,7 +86,8 @@ def export(trainer: Trainer, place: Path) -> Path:
     target = place / f"{trainer.name}.safetensors" if config is None else place / trainer.name / "model.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
     if config is not None:
-        (target.parent / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for name, content in {"config.json": config, **getattr(trainer, "files", {})}.items():
+            (target.parent / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     weights = {k: v.detach().cpu() for k, v in trainer.weights().items()}
     halved = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in weights.items()}
     save_file(halved, target, metadata={"format": "pt"})
