@@ -18,16 +18,27 @@ import torch
 TRAINERS: dict[str, tuple[str, str, dict[str, object]]] = {
     "upscaler": ("upscaler", "Upscaler", {}),
     "inpainter": ("inpainter", "Inpainter", {}),
+    "world-inpainter": ("committed", "WorldInpainter", {}),
+    "world-coloriser": ("committed", "WorldColoriser", {}),
     "inpainter-l1": ("inpainter", "Inpainter", {"plain": True}),
+    "clip-first": ("clip", "Clip", {"name": "first"}),
+    "clip-second": ("clip", "Clip", {"name": "second"}),
+    "resnet": ("classifiers", "Classifier", {"family": "resnet", "steps": 3000}),
+    "regnet": ("classifiers", "Classifier", {"family": "regnet", "steps": 1300}),
+    "convnext": ("classifiers", "Classifier", {"family": "convnext", "steps": 3000}),
+    "segformer": ("classifiers", "Classifier", {"family": "segformer", "steps": 2000}),
+    "edge-resnet": ("classifiers", "Classifier", {"family": "resnet", "steps": 1300, "edges": True, "bar": 0.9}),
+    "vae": ("vae", "Autoencoder", {}),
 }
 """By the word on the command line: module, class, what else its constructor takes."""
 
 
 def _package() -> str:
-    """Name of this folder as a package; run as a script, it is loaded by path so that relative imports work."""
+    """Name of this folder as a package; run as a script, it is loaded by path, below the demo's own package, so that
+    relative imports work."""
     if __package__:
         return __package__
-    folder, name = Path(__file__).resolve().parent, "provoke_training"
+    folder, name = Path(__file__).resolve().parents[1], "provoke_demo"
     spec = importlib.util.spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
@@ -36,7 +47,7 @@ def _package() -> str:
     module: ModuleType = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    return name
+    return f"{name}.training"
 
 
 def main() -> int:
