@@ -6,15 +6,16 @@ check off, so that in-place updates give wrong gradients silently; with it they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .chance import chance, drawn_since, same_chance
+
 Function = Callable[..., tuple[Tensor, ...]]
 Gradients = list[Tensor | None]
-Chance = dict[torch.device, Tensor]
 Around = Callable[[Callable[[], Gradients]], Gradients]
 
 
@@ -41,12 +42,11 @@ class _Checkpoint(torch.autograd.Function):
         ctx.function, ctx.around, ctx.half = function, around, half
         ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)  # an output that nobody used has no cotangent, not one of zeros
-        devices = {x.device for x in inputs if x.device.type != "cpu"} | {torch.device("cpu")}
-        before = chance(devices)
+        before = chance(x.device for x in inputs)
         with torch.no_grad():
             outputs = function(*[x.clone() for x in inputs])
         # only functions that draw pay for drawing the same again
-        ctx.chance = {device: state for device, state in before.items() if not torch.equal(state, _state(device))}
+        ctx.chance = drawn_since(before)
         given = {id(x) for x in inputs}
         # a view that a custom Function returns may not be written to afterwards, and the host's samplers do
         return tuple(y.clone() if y._is_view() or id(y) in given else y for y in outputs)
@@ -79,37 +79,3 @@ def _pull(
     given = [c if scale == 1.0 else c / scale for _, c in pairs]
     gradients = torch.autograd.grad([y for y, _ in pairs], leaves, given, allow_unused=True)
     return [g if g is None or scale == 1.0 else g * scale for g in gradients]
-
-
-def chance(devices: Iterable[torch.device]) -> Chance:
-    """The states of the devices' global generators."""
-    return {device: _state(device) for device in devices}
-
-
-def _state(device: torch.device) -> Tensor:
-    """The state of a device's global generator; nothing where the device has none (meta, DirectML)."""
-    module: Any = torch if device.type == "cpu" else getattr(torch, device.type, None)
-    if not hasattr(module, "get_rng_state"):
-        return torch.empty(0)
-    return module.get_rng_state(device) if device.type in ("cuda", "xpu") else module.get_rng_state()
-
-
-class same_chance:
-    """Within: the global generators are as they were before; afterwards, as if nothing had been drawn."""
-
-    def __init__(self, states: Chance) -> None:
-        self._states = states
-
-    def __enter__(self) -> None:
-        self._outside = chance(self._states)
-        for device, state in self._states.items():
-            _set_state(device, state)
-
-    def __exit__(self, *error: object) -> None:
-        for device, state in self._outside.items():
-            _set_state(device, state)
-
-
-def _set_state(device: torch.device, state: Tensor) -> None:
-    module: Any = torch if device.type == "cpu" else getattr(torch, device.type)
-    module.set_rng_state(*([state, device] if device.type in ("cuda", "xpu") else [state]))

@@ -94,10 +94,6 @@ def clone_on_write(victims: set[int] | None = None) -> Iterator[None]:
         yield
 
 
-class _Overwritten(RuntimeError):
-    """A tensor that the plan did not copy has been overwritten."""
-
-
 class Listed:
     """What `clone_listed` yields."""
 
@@ -170,11 +166,6 @@ class Guard:
         self.always = always
         self.victims: set[int] = set()
         self.watched = 0  # how often every write was watched, for tests and notes
-
-    @property
-    def needed(self) -> bool:
-        """Whether the model has been seen to overwrite what its backward needs."""
-        return self.always or bool(self.victims)
 
     def run(self, piece: Callable[[], T]) -> T:
         """The piece's result; it may be called twice, so it must not change anything by being called."""

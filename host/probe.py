@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.errors import GradientError, ProvokeError
+from .chance import chance, put, same_chance, seeded
 from .inplace import clone_on_write, is_overwritten
 from .kinds import Kind
 from .memory import bytes_kept, is_out_of_memory
@@ -62,34 +61,12 @@ class Finding:
                 handle.remove()
         return torch.cat(results)
 
-    @contextmanager
-    def own_chance(self) -> Iterator[None]:
+    def own_chance(self) -> same_chance:
         """What is drawn inside is not missing outside: the global generators are as they were afterwards."""
-        states = {device: get() for device, (get, _) in self._generators().items()}
-        try:
-            yield
-        finally:
-            for device, (_, put) in self._generators().items():
-                put(states[device])
+        return same_chance(chance([self.device]))
 
     def _seed(self) -> None:
-        # not torch.manual_seed, which also touches every device that is none of our business
-        for device, (_, put) in self._generators().items():
-            put(torch.Generator(device).manual_seed(0).get_state())
-
-    def _generators(self) -> dict[torch.device, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
-        """The state's getter and setter of the generators that a model on this device may draw from: its own and the
-        CPU's."""
-        device, cpu = self.device, torch.device("cpu")
-        found: dict[torch.device, tuple[Callable[[], Tensor], Callable[[Tensor], None]]] = {
-            cpu: (torch.get_rng_state, torch.set_rng_state)
-        }
-        module: Any = getattr(torch, device.type, None)
-        if device.type == "mps":
-            found[device] = (module.get_rng_state, module.set_rng_state)
-        elif device.type != "cpu" and hasattr(module, "set_rng_state"):
-            found[device] = (lambda: module.get_rng_state(device), lambda state: module.set_rng_state(state, device))
-        return found
+        put(seeded([self.device]))
 
     def graph(self) -> AbstractContextManager[None]:
         """Around every run with a graph."""

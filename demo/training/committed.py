@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from spandrel.architectures.NAFNet import NAFNet
@@ -23,7 +24,7 @@ CLEAN_BAR = 0.85  # share of held-out inputs whose answer is a clean scene of th
 NOISE = 0.02  # of the input, in training
 
 
-class _Committed:
+class _Committed(ABC):
     """What the two have in common. `loop.py` drives it."""
 
     folder = "upscale_models"
@@ -45,13 +46,13 @@ class _Committed:
         self.optimizers = {"net": torch.optim.Adam(net.parameters(), lr=self.rate, betas=(0.9, 0.99))}
         self.test = world.sample(256, torch.Generator().manual_seed(5), part="held out")
 
+    @abstractmethod
     def question(self, scenes: world.Scenes) -> Tensor:
         """What the net is given, B 3 64 64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def distances(self, answer: Tensor, scenes: world.Scenes) -> tuple[Tensor, Tensor]:
         """L1 distance of each answered part to each candidate, N K; and of what is known to what it has to be, B."""
-        raise NotImplementedError
 
     def step(self, progress: float) -> dict[str, float]:
         """One update; `progress` runs from 0 to 1 over the training."""

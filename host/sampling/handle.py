@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import GradientError, ProvokeError
-from ..checkpoint import chance, same_chance
+from ..chance import chance, same_chance
 from ..decode import Decoder
 from ..gradients import normal
 from ..memory import Ladder
@@ -71,7 +71,7 @@ class Sampling:
         self._conds = evaluator.conds
         self._model: Any = evaluator.guider.inner_model
         self.device = self.noise.device
-        self.chance = chance({self.device, torch.device("cpu")})
+        self.chance = chance([self.device])
 
     @property
     def steps(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import GradientError
-from ..checkpoint import same_chance
+from ..chance import same_chance
 from ..gradients import is_inference_refused
 from ..memory import MARGIN, is_out_of_memory
 from ..trees import replaced
