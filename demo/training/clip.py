@@ -31,13 +31,14 @@ from . import clip_measure
 NET: dict[str, dict[str, Any]] = {
     # open_clip's own convolutional tower, whose pooling attends to positions
     "first": {"layers": [2, 2, 2, 2], "width": 16, "head_width": 64, "image_size": world.SIZE},
-    # a timm tower
-    "second": {"timm_model_name": "test_convnext2", "timm_pool": "abs_attn", "timm_proj": "", "image_size": world.SIZE},
+    # a timm tower: bottlenecks with squeeze and excitation
+    "second": {"timm_model_name": "test_byobnet", "timm_pool": "abs_attn", "timm_proj": "", "image_size": world.SIZE},
 }
 TEXT = {
     "first": {"width": 128, "heads": 4, "layers": 4},
     "second": {"width": 96, "heads": 3, "layers": 4},
 }
+STEPS = {"first": 1300, "second": 3000}
 PAIRS = {(colour, shape): i for i, (colour, shape) in enumerate((c, s) for c in COLOURS for s in SHAPES)}
 READERS = (len(COLOURS), len(SHAPES), len(COLOURS) + 1, len(SHAPES) + 1, 3, len(BACKGROUNDS))
 PARTS = 3  # of a batch of captions, by length
@@ -218,12 +219,11 @@ class Clip:
     """State and steps of a CLIP's training; loop.py drives it."""
 
     folder = "provoke_clip"
-    steps = 1300
     batch = 64
     rate = 2e-3
 
     def __init__(self, seed: int, device: torch.device, name: str = "first") -> None:
-        self.name, self.device = name, device
+        self.name, self.device, self.steps = name, device, STEPS[name]
         self.config = config(name)
         seed += 1000 * list(NET).index(name)
         self.stream = Stream(seed)

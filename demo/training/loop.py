@@ -20,7 +20,7 @@ class Trainer(Protocol):
 
     `folder` is the model folder of ComfyUI's (below demo/weights) that the file goes to. A trainer with a `config` (a
     dictionary, as transformers and open_clip keep beside their weights) gets a folder of its own name there, with the
-    JSON `files` (by name) that it may have.
+    JSON `files` (by name) that it may have. `look`: seconds between two validations, where 60 are too few.
     """
 
     name: str
@@ -126,7 +126,7 @@ def train(
         _average(trainer, step)
         seconds = clock() - start
         if seconds >= next_look:
-            next_look = seconds + 60
+            next_look = seconds + getattr(trainer, "look", 60)
             figures = trainer.validate()
             print(
                 f"{trainer.name} {step}/{total}  {seconds / 60:.1f} min  {_line(losses)}  |  {_line(figures)}",

@@ -29,8 +29,11 @@ TRAINERS: dict[str, tuple[str, str, dict[str, object]]] = {
     "segformer": ("classifiers", "Classifier", {"family": "segformer", "steps": 2000}),
     "edge-resnet": ("classifiers", "Classifier", {"family": "resnet", "steps": 1300, "edges": True, "bar": 0.9}),
     "vae": ("vae", "Autoencoder", {}),
+    "diffusion": ("diffusion", "Diffusion", {}),
 }
 """By the word on the command line: module, class, what else its constructor takes."""
+
+OF_THE_HOST = ("diffusion",)  # classes of ComfyUI's: run these as `python dev.py run demo/training/train.py NAME`
 
 
 def _package() -> str:
@@ -64,6 +67,8 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     package = _package()
+    if arguments.model in OF_THE_HOST:
+        importlib.import_module("provoke.tools.inprocess").open_pack(arguments.threads)
     if arguments.model == "figures":
         return importlib.import_module(f"{package}.figures").main()
     device = torch.device(arguments.device)

@@ -14,7 +14,7 @@ from provoke.demo.clip_models import WEIGHTS, encode_pictures, encode_words, loa
 from provoke.demo.training import clip, clip_measure
 from provoke.demo.world import render, sample
 
-TRAINED = ("first",)
+TRAINED = ("first", "second")
 LIMIT = 6_000_000  # bytes
 LONGEST = 19  # tokens of the longest caption
 
