@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..host.api import ComfyExtension, io
 from ..host.folders import register_model_folders
 from .demo_photo import DemoPhoto
+from .demo_scene import DemoScene
+from .read_demo_scene import ReadDemoScene
 from .untargeted_attack import UntargetedAttack
 
 
@@ -18,4 +20,6 @@ class Provoke(ComfyExtension):
         return [
             UntargetedAttack,
             DemoPhoto,
+            DemoScene,
+            ReadDemoScene,
         ]

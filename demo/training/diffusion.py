@@ -8,6 +8,7 @@ Needs the host: `python dev.py run demo/training/train.py diffusion`.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import Any
 
@@ -102,7 +103,7 @@ def euler(net: nn.Module, noise: Tensor, said: Tensor, unsaid: Tensor, steps: in
     """The flow from noise to latents in equal steps, with classifier-free guidance (1: without)."""
     x = noise
     sigmas = torch.linspace(1, 0, steps + 1, device=noise.device)
-    for sigma, after in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, after in itertools.pairwise(sigmas):
         time = (1000 * sigma).expand(len(x))
         flow = net(x, time, context=said)
         if guidance != 1:
@@ -116,7 +117,7 @@ class Diffusion:
 
     name = "provoke-demo-diffusion"
     folder = "diffusion_models"
-    steps = 40_000
+    steps = 24_000
     batch = 32
     fresh, at_once = 4, 64  # new scenes for each step, and how many are made at a time
     rate = 2e-3

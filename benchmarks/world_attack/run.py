@@ -1,0 +1,201 @@
+"""How often the untargeted attack changes what the world's inpainter and coloriser show, next to sign noise.
+
+    python dev.py run benchmarks/world_attack/run.py [--quick] [--out FOLDER]
+
+Writes results.json, README.md and curve.png. Inputs are held-out scenes, drawn independently, so rates have Wilson 95 %
+intervals. What a result shows is read by the learning-free checker, from what the host's own node makes of the 8-bit
+picture. A result counts as changed if it and the default are clean scenes whose objects differ in colour or shape; a
+broken picture is no change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...demo.checker import Reading, read, wilson
+from ...tools.inprocess import open_pack, upscale_model, upscaled
+
+HERE = Path(__file__).resolve().parent
+MODELS = {"inpainter": 1, "coloriser": 2}  # the model, and what the question leaves out
+EPSILONS = (1.0, 2.0, 4.0, 8.0)
+COUNT = 4
+LEVELS = 255
+
+
+@dataclass
+class Tally:
+    """What became of the inputs at one epsilon, in one way."""
+
+    inputs: int = 0
+    changed: int = 0  # the first result is clean and shows something else
+    unclean: int = 0  # the first result is no clean scene
+    several: int = 0  # COUNT results show at least two different clean things
+
+
+def shown(reading: Reading) -> tuple[tuple[str, str], ...] | None:
+    """Colours and shapes of a clean scene, None for another picture."""
+    return tuple(sorted(reading.facts.objects)) if reading.clean else None
+
+
+def rate(right: int, of: int) -> dict[str, Any]:
+    low, high = wilson(right, of)
+    return {"rate": round(right / of, 4), "low": round(low, 4), "high": round(high, 4), "n": of}
+
+
+def attack(nodes: Any, model: Any, image: Tensor, mask: Tensor | None, **choices: Any) -> Tensor:
+    """The node's results, with its defaults otherwise: B*count H W 3."""
+    widgets = nodes.UntargetedAttack.define_schema().inputs
+    inputs = {widget.id: widget.default for widget in widgets if hasattr(widget, "default")}
+    combos = {widget.id: widget.options[0] for widget in widgets if hasattr(widget, "options")}
+    with torch.inference_mode():
+        return nodes.UntargetedAttack.execute(
+            **{**inputs, **combos, "seed": 0, "model": model, "image": image, "mask": mask, **choices}
+        ).args[0]
+
+
+def sign_noise(image: Tensor, epsilon: float, free: Tensor, seed: int) -> Tensor:
+    """+-epsilon on every entry that may change, on the 8-bit grid."""
+    sign = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed)).sign()
+    return ((image + sign * epsilon / LEVELS * free).clamp(0, 1) * LEVELS).round() / LEVELS
+
+
+def readings(images: Tensor) -> list[Reading]:
+    return read(images.movedim(-1, 1))
+
+
+def count(tally: Tally, default: Iterable[Reading], results: list[Reading]) -> None:
+    """Add results, COUNT for each input, image-major."""
+    for index, before in enumerate(default):
+        mine = [shown(r) for r in results[index * COUNT : (index + 1) * COUNT]]
+        tally.inputs += 1
+        tally.unclean += mine[0] is None
+        tally.changed += mine[0] is not None and before.clean and mine[0] != shown(before)
+        tally.several += len({m for m in mine if m is not None}) > 1
+
+
+def one_model(nodes: Any, name: str, question: int, inputs: int, batch: int = 12) -> dict[str, Any]:
+    """All figures of one model."""
+    from ...nodes.demo_scene import QUESTIONS
+
+    model = upscale_model(f"provoke-demo-world-{name}.safetensors")
+    tallies = {(way, e): Tally() for way in ("clip", "truncate", "sign noise") for e in EPSILONS}
+    clean = 0
+    for start in range(0, inputs, batch):
+        image, mask, *_ = nodes.DemoScene.execute(
+            1000 + start, min(batch, inputs - start), "one or two", QUESTIONS[question]
+        ).args
+        # the inpainter's hole is never touched; of the coloriser's picture all may change
+        hole = mask if name == "inpainter" else None
+        free = torch.ones_like(mask) if hole is None else 1 - hole
+        default = readings(upscaled(model, image))
+        clean += sum(reading.clean for reading in default)
+        for epsilon in EPSILONS:
+            noise = torch.cat([sign_noise(image, epsilon, free[..., None], start + 7 * i) for i in range(COUNT)])
+            noise = noise.unflatten(0, (COUNT, -1)).transpose(0, 1).flatten(0, 1)  # image-major
+            count(tallies["sign noise", epsilon], default, readings(upscaled(model, noise)))
+            for way in ("clip", "truncate"):
+                found = attack(nodes, model, image, hole, epsilon=epsilon, truncation=way, count=COUNT)
+                count(tallies[way, epsilon], default, readings(found))
+        print(name, start, {f"{w} {e:g}": t.changed for (w, e), t in tallies.items()}, flush=True)
+    rows = [
+        {
+            "way": way,
+            "epsilon": epsilon,
+            "changed": rate(t.changed, t.inputs),
+            "unclean": rate(t.unclean, t.inputs),
+            "several": rate(t.several, t.inputs),
+        }
+        for (way, epsilon), t in tallies.items()
+    ]
+    return {"clean default": rate(clean, inputs), "rows": rows}
+
+
+def percent(rate: dict[str, Any]) -> str:
+    return f"{100 * rate['rate']:.0f} ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})"
+
+
+def page(results: dict[str, Any]) -> str:
+    """README.md from results.json."""
+    lines = [
+        "# The untargeted attack on the demo world",
+        "",
+        f"`python dev.py run benchmarks/world_attack/run.py`, {results['date']}, "
+        f"{results['inputs']} held-out scenes for each model.",
+        "",
+        "Percent of inputs with Wilson 95 % intervals. *Changed*: the first of four results is a clean scene of another",
+        "colour or shape than the default result, by the checker. *Several*: the four show at least two different clean",
+        "things. Sign noise: +-epsilon on every entry that may change. The node's defaults otherwise (40 steps, APGD).",
+        "",
+    ]
+    for name, found in results["models"].items():
+        lines += [
+            f"## {name}",
+            "",
+            f"Default results that are clean scenes: {percent(found['clean default'])} %.",
+            "",
+            "| way | epsilon, of 255 | changed | no clean scene | several |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {row['way']} | {row['epsilon']:g} | {percent(row['changed'])} | {percent(row['unclean'])} "
+                f"| {percent(row['several'])} |"
+                for row in found["rows"]
+            ),
+            "",
+        ]
+    return "\n".join([*lines, "![changed answers over epsilon](curve.png)", ""])
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Changed answers over epsilon, with the intervals."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(results["models"]), figsize=(8, 3), sharey=True, layout="constrained")
+    for axis, (name, found) in zip(axes, results["models"].items(), strict=True):
+        for way in ("clip", "truncate", "sign noise"):
+            rows = [row for row in found["rows"] if row["way"] == way]
+            rates = [100 * row["changed"]["rate"] for row in rows]
+            ends = [
+                [100 * abs(row["changed"][end] - row["changed"]["rate"]) for row in rows] for end in ("low", "high")
+            ]
+            axis.errorbar([row["epsilon"] for row in rows], rates, ends, label=way, capsize=3, marker="o", ms=3)
+        axis.set(title=name, xlabel="epsilon, of 255 levels", xscale="log", xticks=EPSILONS, ylim=(-3, 103))
+        axis.set_xticks(EPSILONS, [f"{e:g}" for e in EPSILONS])
+        axis.minorticks_off()
+    axes[0].set_ylabel("answers changed, %")
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the inputs, to see that it runs")
+    parser.add_argument("--out", type=Path, default=HERE)
+    options = parser.parse_args()
+    inputs = 12 if options.quick else 120
+    nodes = open_pack()
+    results = {
+        "date": str(datetime.date.today()),
+        "inputs": inputs,
+        "models": {name: one_model(nodes, name, question, inputs) for name, question in MODELS.items()},
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (options.out / "README.md").write_text(page(results), encoding="utf-8")
+    plot(results, options.out / "curve.png")
+
+
+if __name__ == "__main__":
+    main()
