@@ -1,4 +1,4 @@
-"""The demo world's two CLIPs: open_clip's classes, the shared tokenizer, and a text tower for the host.
+"""The demo world's two CLIPs: open_clip's classes and the shared tokenizer.
 
     model = load_clip("first")
     pictures = encode_pictures(model, images)        # B 3 64 64 in [0,1] -> B D, of length 1
@@ -28,7 +28,6 @@ from .tokenizer import BPE, CONTEXT, END, START
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "provoke_clip"
 NAMES = ("first", "second")
-HOST_VOCABULARY = 49408  # rows of the host's token embedding: comfy.clip_model.CLIPEmbeddings has no other number
 
 
 class Tokenizer(SimpleTokenizer):  # type: ignore[misc]
@@ -119,54 +118,3 @@ def encode_tokens(model: CLIP, tokens: Tensor) -> Tensor:
 def encode_words(model: CLIP, texts: Sequence[str]) -> Tensor:
     """Texts -> N D of length 1."""
     return encode_tokens(model, Tokenizer()(texts).to(model.logit_scale.device))
-
-
-def host_text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The text tower's figures under the names of comfy/sd1_clip_config.json.
-
-    For the host's `model_options={"clip_l_model_config": ...}`. Its `SDClipModel` also has to be told `special_tokens`:
-    the ids of start and end, and the end again as "pad".
-    """
-    text = config["model_cfg"]["text_cfg"]
-    return {
-        "num_hidden_layers": text["layers"],
-        "hidden_size": text["width"],
-        "num_attention_heads": text["heads"],
-        "intermediate_size": round(text["width"] * text.get("mlp_ratio", 4.0)),
-        "hidden_act": "quick_gelu" if config["model_cfg"].get("quick_gelu") else "gelu",
-        "max_position_embeddings": text["context_length"],
-        "eos_token_id": text["vocab_size"] - 1,
-    }
-
-
-def host_text_weights(model: CLIP) -> dict[str, Tensor]:
-    """The text tower's weights under the host's names (`comfy.clip_model.CLIPTextModel`).
-
-    Where the host has rows for tokens that we have not, they are 0.
-    """
-    state = model.state_dict()
-    embedding = state["token_embedding.weight"]
-    rows = embedding.new_zeros(HOST_VOCABULARY, embedding.shape[1])
-    rows[: len(embedding)] = embedding
-    weights = {
-        "text_model.embeddings.token_embedding.weight": rows,
-        "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
-        "text_model.final_layer_norm.weight": state["ln_final.weight"],
-        "text_model.final_layer_norm.bias": state["ln_final.bias"],
-        "text_projection.weight": state["text_projection"].T.contiguous(),
-    }
-    for index in range(len(model.transformer.resblocks)):
-        ours, theirs = f"transformer.resblocks.{index}.", f"text_model.encoder.layers.{index}."
-        for kind in ("weight", "bias"):
-            joined = state[f"{ours}attn.in_proj_{kind}"].chunk(3)
-            for name, part in zip("qkv", joined, strict=True):
-                weights[f"{theirs}self_attn.{name}_proj.{kind}"] = part.contiguous()
-            for name, other in (
-                ("attn.out_proj", "self_attn.out_proj"),
-                ("ln_1", "layer_norm1"),
-                ("ln_2", "layer_norm2"),
-                ("mlp.c_fc", "mlp.fc1"),
-                ("mlp.c_proj", "mlp.fc2"),
-            ):
-                weights[f"{theirs}{other}.{kind}"] = state[f"{ours}{name}.{kind}"]
-    return weights

@@ -6,6 +6,7 @@ from ..host.api import ComfyExtension, io
 from ..host.folders import register_model_folders
 from .demo_photo import DemoPhoto
 from .demo_scene import DemoScene
+from .load_demo_models import LoadDemoModels
 from .read_demo_scene import ReadDemoScene
 from .untargeted_attack import UntargetedAttack
 
@@ -22,4 +23,5 @@ class Provoke(ComfyExtension):
             DemoPhoto,
             DemoScene,
             ReadDemoScene,
+            LoadDemoModels,
         ]

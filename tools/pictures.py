@@ -1,8 +1,12 @@
-"""Makes the pictures of the README and the help pages, from real runs: `python dev.py run tools/pictures.py`."""
+"""Makes the pictures of the README and the help pages, from real runs.
+
+python dev.py run tools/pictures.py [--only NAME ...]
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..demo.photos import photo_names
-from .inprocess import open_pack, upscale_model
+from .inprocess import open_pack, upscale_model, upscaled
 from .pack import ROOT
 
 IMAGES = ROOT / "web" / "docs" / "images"
@@ -59,18 +63,19 @@ def attack(nodes: Any, **inputs: Any) -> Any:
         return nodes.UntargetedAttack.execute(**{**widgets, **first, **inputs}).args
 
 
-def main() -> None:
-    nodes = open_pack()
+def vary_inpainter(nodes: Any) -> Image.Image:
     inpainter = upscale_model("provoke-demo-inpainter.safetensors")
-
-    hero = []
+    rows = []
     for name in ("chelsea", "coffee", "rocket"):
         _, hole, holed = nodes.DemoPhoto.execute(name).args
         results, default, attacked, *_ = attack(nodes, model=inpainter, image=holed, mask=hole, epsilon=8.0, count=3)
         captions = ["what the model gets", "what it always answers", "looks the same to us", *["another answer"] * 3]
-        hero.append(row([holed[0], default[0], attacked[0], *results], captions))
-    print(save(stack(hero), "vary-inpainter.jpg"))
+        rows.append(row([holed[0], default[0], attacked[0], *results], captions))
+    return stack(rows)
 
+
+def vary_epsilon(nodes: Any) -> Image.Image:
+    inpainter = upscale_model("provoke-demo-inpainter.safetensors")
     _, hole, holed = nodes.DemoPhoto.execute("chelsea").args
     rows = []
     for epsilon in (0.0, 2.0, 4.0, 8.0):
@@ -79,8 +84,12 @@ def main() -> None:
         )
         captions = [f"input, epsilon {epsilon:g}", "its change, amplified", "result 1", "result 2"]
         rows.append(row([attacked[0], difference[0], *results], captions))
-    print(save(stack(rows), "vary-epsilon.jpg"))
+    return stack(rows)
 
+
+def vary_truncation(nodes: Any) -> Image.Image:
+    inpainter = upscale_model("provoke-demo-inpainter.safetensors")
+    _, hole, holed = nodes.DemoPhoto.execute("chelsea").args
     rows = []
     for truncation in ("clip", "truncate"):
         results, _, attacked, difference, *_ = attack(
@@ -88,10 +97,87 @@ def main() -> None:
         )
         captions = [f"{truncation}: input", "its change, amplified", "result 1", "result 2"]
         rows.append(row([attacked[0], difference[0], *results], captions))
-    print(save(stack(rows), "vary-truncation.jpg"))
+    return stack(rows)
 
+
+def demo_photos(nodes: Any) -> Image.Image:
     photos = [nodes.DemoPhoto.execute(name).args for name in photo_names()]
-    print(save(row([p[2][0] for p in photos], list(photo_names())), "demo-photos.jpg"))
+    return row([p[2][0] for p in photos], list(photo_names()))
+
+
+def scenes(nodes: Any, missing: int, seed: int = 4, count: int = 5) -> Any:
+    """What Demo Scene gives: image, mask, whole, captions."""
+    options = next(w.options for w in nodes.DemoScene.define_schema().inputs if w.id == "missing")
+    return nodes.DemoScene.execute(seed, count, "one or two", options[missing]).args
+
+
+def demo_scenes(nodes: Any) -> Image.Image:
+    """The three kinds of Demo Scene, a row each."""
+    *_, said = scenes(nodes, 0)
+    names = ("nothing missing", "an object missing", "the colours missing")
+    rows = [row(list(scenes(nodes, kind)[0]), [name, *[""] * 4]) for kind, name in enumerate(names)]
+    pen = ImageDraw.Draw(rows[0])
+    pen.rectangle((0, rows[0].height - LINE, rows[0].width, rows[0].height), fill="white")
+    for i, text in enumerate(said.split("\n")):
+        first, *rest = text.split(" on ")[0].replace(" of a ", " of|a ").split("|")
+        pen.text((i * (CELL + GAP) + 2, CELL + 3), " ".join([first, *rest])[:34], fill="#333333", font=FONT)
+    return stack(rows)
+
+
+def demo_models(nodes: Any) -> Image.Image:
+    """What the world's inpainter, coloriser and VAE make of scenes that they never saw."""
+    import torch
+
+    from nodes import VAELoader
+
+    rows = []
+    for kind, name in ((1, "inpainter"), (2, "coloriser")):
+        image = scenes(nodes, kind)[0]
+        answer = upscaled(upscale_model(f"provoke-demo-world-{name}.safetensors"), image)
+        rows += [row(list(image), [f"given to the {name}", *[""] * 4]), row(list(answer), ["its answer", *[""] * 4])]
+    image = scenes(nodes, 0)[0]
+    with torch.inference_mode():
+        (vae,) = VAELoader().load_vae("provoke-demo-vae.safetensors")
+        back = vae.decode(vae.encode(image))
+    rows += [row(list(image), ["given to the VAE", *[""] * 4]), row(list(back), ["encoded and decoded", *[""] * 4])]
+    return stack(rows)
+
+
+def vary_world(nodes: Any) -> Image.Image:
+    """The world's inpainter and coloriser, and three other answers each."""
+    rows = []
+    for kind, name in ((1, "inpainter"), (2, "coloriser")):
+        model = upscale_model(f"provoke-demo-world-{name}.safetensors")
+        image, mask, *_ = scenes(nodes, kind, seed=6, count=2)
+        results, default, attacked, *_ = attack(
+            nodes, model=model, image=image, mask=mask if kind == 1 else None, epsilon=8.0, count=3
+        )
+        for i in range(len(image)):
+            captions = ["what it gets", f"what the {name} answers", "looks the same to us", *["another answer"] * 3]
+            answers = results[3 * i : 3 * i + 3]
+            rows.append(row([image[i], default[i], attacked[3 * i], *answers], captions, cell=160))
+    return stack(rows)
+
+
+PICTURES: dict[str, Callable[[Any], Image.Image]] = {
+    "vary-inpainter": vary_inpainter,
+    "vary-epsilon": vary_epsilon,
+    "vary-truncation": vary_truncation,
+    "vary-world": vary_world,
+    "demo-photos": demo_photos,
+    "demo-scenes": demo_scenes,
+    "demo-models": demo_models,
+}
+"""By the name of its file."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=list(PICTURES), help="these pictures; without it all")
+    wanted = parser.parse_args().only or list(PICTURES)
+    nodes = open_pack()
+    for name in wanted:
+        print(save(PICTURES[name](nodes), f"{name}.jpg"))
 
 
 if __name__ == "__main__":

@@ -131,9 +131,9 @@ def page(results: dict[str, Any]) -> str:
         f"`python dev.py run benchmarks/world_attack/run.py`, {results['date']}, "
         f"{results['inputs']} held-out scenes for each model.",
         "",
-        "Percent of inputs with Wilson 95 % intervals. *Changed*: the first of four results is a clean scene of another",
-        "colour or shape than the default result, by the checker. *Several*: the four show at least two different clean",
-        "things. Sign noise: +-epsilon on every entry that may change. The node's defaults otherwise (40 steps, APGD).",
+        "Percent of inputs with Wilson 95 % intervals. *Changed*: the first of four results is a clean scene of",
+        "another colour or shape than the default result, by the checker. *Several*: the four show at least two",
+        "different clean things. Sign noise: +-epsilon on every entry that may change. The node's defaults otherwise.",
         "",
     ]
     for name, found in results["models"].items():

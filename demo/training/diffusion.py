@@ -117,7 +117,7 @@ class Diffusion:
 
     name = "provoke-demo-diffusion"
     folder = "diffusion_models"
-    steps = 24_000
+    steps = 20_000
     batch = 32
     fresh, at_once = 4, 64  # new scenes for each step, and how many are made at a time
     rate = 2e-3

@@ -16,11 +16,10 @@ from provoke.demo.clip_models import (
     Tokenizer,
     build,
     encode_tokens,
-    host_text_config,
-    host_text_weights,
     load_clip,
     text_states,
 )
+from provoke.demo.text_tower import host_text_config, host_text_weights
 from provoke.demo.tokenizer import CONTEXT, FOLDER
 from provoke.demo.training.clip import config
 from provoke.demo.world import sample
@@ -105,13 +104,13 @@ def test_the_hosts_tower_gives_our_states(tokenizer: Any, name: str) -> None:
     settings = config(name)
     torch.manual_seed(0)
     model = build(settings).eval()
-    _compare(tokenizer, model, host_tower(settings, host_text_weights(model)))
+    _compare(tokenizer, model, host_tower(settings, host_text_weights(model.state_dict())))
 
 
 @torch.no_grad()
 def test_the_first_clips_tower_in_the_host(tokenizer: Any) -> None:
     model = load_clip("first")
-    _compare(tokenizer, model, host_tower(config("first"), host_text_weights(model)))
+    _compare(tokenizer, model, host_tower(config("first"), host_text_weights(model.state_dict())))
 
 
 def _compare(tokenizer: Any, model: Any, tower: Any) -> None:
