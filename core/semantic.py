@@ -30,6 +30,11 @@ def similarity(embed: Embed, target: Tensor) -> Objective:
     return lambda image: (embed(image) * target).sum(-1)
 
 
+def same(target: Tensor, source: Tensor) -> bool:
+    """Whether there is no direction from source to target: vectors of length 1 that are equal but for rounding."""
+    return bool(((target - source).norm(dim=-1) < _STILL).all())
+
+
 def directional(embed: Embed, default: Tensor, target: Tensor, source: Tensor, *, cosine: bool = False) -> Objective:
     """How far the image has moved from the default in the direction from source to target.
 
@@ -46,8 +51,7 @@ def directional(embed: Embed, default: Tensor, target: Tensor, source: Tensor, *
         start = embed(default)
     direction = target - source
     length = direction.norm(dim=-1, keepdim=True)
-    same = length < _STILL
-    direction = torch.where(same, torch.zeros_like(direction), direction)
+    direction = torch.where(length < _STILL, torch.zeros_like(direction), direction)
 
     def along(image: Tensor) -> Tensor:
         moved = embed(image) - start

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import comfy.model_management
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import ProvokeError
 from .gradients import GradientSession, gradient_session, normal
 from .kinds import Kind, at_least_float32, recognise
-from .memory import MARGIN, RUNGS, Ladder, Rung, is_out_of_memory, resident
+from .memory import MARGIN, RUNGS, Ladder, Rung, is_out_of_memory, resident, together
 from .probe import Finding, part, probe
 from .progress import check_cancelled
 from .tiles import Plan, adjoint, blend, host_plan, smaller_plan, whole_plan
 
 
+class Companion(Protocol):
+    """A model that the host manages, beside the image model (judges.Held)."""
+
+    @property
+    def patchers(self) -> tuple[Any, ...]: ...
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]: ...
+
+
 @contextmanager
 def open_image_model(
-    model: object, image: Tensor, mask: Tensor | None = None, *, gradient: bool = True, samples: int = 1
+    model: object,
+    image: Tensor,
+    mask: Tensor | None = None,
+    *,
+    gradient: bool = True,
+    samples: int = 1,
+    also: Sequence[Companion] = (),
 ) -> Iterator[ImageModel]:
     """An image model inside a gradient session: loaded, differentiable, frozen. Afterwards everything is as it was.
 
@@ -30,6 +47,7 @@ def open_image_model(
         mask: B H W (or 1 H W, or H W), 1 = hole; needed by inpainting models only.
         gradient: False when no `vjp` will be asked for: then models without a gradient are welcome too.
         samples: how many variations of each image will be run at once; room is asked for so many.
+        also: judges that compute at the same time: loaded together with the model, their gradients right as well.
 
     Raises:
         ProvokeError: an unknown model, an image or mask of the wrong shape, an empty image, NaN, a mask that is
@@ -42,7 +60,9 @@ def open_image_model(
     kind.crop(height, width)  # refuses sizes that the model cannot take
     notes: list[str] = []
     hole = _check_mask(kind, image, mask)
-    with resident(kind.residence), gradient_session(kind.module) as session:
+    kind.residence = together(kind.residence, [patcher for one in also for patcher in one.patchers])
+    modules = [module for one in also for module in one.modules]
+    with resident(kind.residence), gradient_session(kind.module, *modules) as session:
         finding = probe(kind, height, width, gradient=gradient)
         notes.extend(finding.notes)
         opened = ImageModel(kind, session, finding, None if hole is None else normal(hole), (height, width), notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -130,6 +130,34 @@ class Unmanaged:
 
     def leave(self) -> None:
         self.module.to(self.home)
+
+
+class Beside:
+    """A model without a patcher and models with one, which compute at the same time."""
+
+    def __init__(self, model: Unmanaged, others: Managed) -> None:
+        self.model, self.others, self.device = model, others, model.device
+
+    def ask(self, required: float) -> None:
+        self.others.ask(required)  # first: it frees room, and nothing here counts the model without a patcher
+        self.model.ask(required)
+
+    def free(self) -> float:
+        return self.model.free()
+
+    def leave(self) -> None:
+        self.model.leave()
+        self.others.leave()
+
+
+def together(residence: Residence, patchers: Sequence[Any]) -> Residence:
+    """A model's residence with further models in it, by their patchers."""
+    if not patchers:
+        return residence
+    if isinstance(residence, Managed):
+        return Managed(*residence.patchers, *patchers)
+    assert isinstance(residence, Unmanaged)
+    return Beside(residence, Managed(*patchers))
 
 
 @contextmanager

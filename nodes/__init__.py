@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from ..host.api import ComfyExtension, io
 from ..host.folders import register_model_folders
+from .clip_targeted_attack import ClipTargetedAttack
 from .demo_photo import DemoPhoto
 from .demo_scene import DemoScene
 from .load_demo_models import LoadDemoModels
+from .load_judges import LoadClassifier, LoadScorer, ScorerFromClip, ZeroShotClassifier
+from .objectives import ClassObjective, ClipObjective, CombineObjectives, DirectionObjective, DistanceObjective
 from .read_demo_scene import ReadDemoScene
+from .score_images import PickBest, ScoreImages
 from .untargeted_attack import UntargetedAttack
 
 
@@ -20,8 +24,20 @@ class Provoke(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             UntargetedAttack,
+            ClipTargetedAttack,
+            DistanceObjective,
+            ClipObjective,
+            DirectionObjective,
+            ClassObjective,
+            CombineObjectives,
+            LoadScorer,
+            ScorerFromClip,
+            LoadClassifier,
+            ZeroShotClassifier,
+            ScoreImages,
+            PickBest,
+            LoadDemoModels,
             DemoPhoto,
             DemoScene,
             ReadDemoScene,
-            LoadDemoModels,
         ]

@@ -15,6 +15,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..core import steps as rules
+from ..core.augment import Augmentation
 from ..core.budgets import Budget
 from ..core.errors import ProvokeError
 from ..core.objectives import Objective
@@ -22,30 +23,45 @@ from ..core.problem import ImageProblem
 from ..core.search import Selection, Step, sample_generators, search, select
 from ..host.api import io
 from ..host.image_models import ImageModel, open_image_model
+from ..host.judges import Held
 from ..host.progress import drive
 from .attack_settings import LEVELS, AttackSettings
-from .image_attack_report import Measured, describe
+from .image_attack_report import Measured, Verdict, describe
 
 # default result (B C h w), region (B 1 h w or None) -> what to climb
 MakeObjective = Callable[[Tensor, "Tensor | None"], Objective]
 
 
-def run(settings: AttackSettings, make_objective: MakeObjective, *, coupled: bool = False) -> io.NodeOutput:
+def run(
+    settings: AttackSettings,
+    make_objective: MakeObjective,
+    *,
+    coupled: bool = False,
+    judges: Sequence[Held] = (),
+    verdicts: Sequence[Verdict] = (),
+    augment: Augmentation | None = None,
+    copies: int = 1,
+    still: str = "",
+) -> io.NodeOutput:
     """What a node of this family returns.
 
     Args:
         coupled: whether the objective compares the results of one image with each other: their best then come together.
+        judges: what the objective and the verdicts compute with.
+        verdicts: scores that the report gives of the results.
+        augment, copies: as in core.problem.ImageProblem.
+        still: why there is nothing to search, if so.
     """
     began = time.monotonic()
     with open_image_model(
-        settings.model, settings.image, settings.mask, gradient=settings.climbs, samples=settings.count
+        settings.model, settings.image, settings.mask, gradient=settings.climbs, samples=settings.count, also=judges
     ) as model:
         unperturbed = model.plain(settings.image)
-        if settings.idle:
-            return _untouched(settings, unperturbed, model)
+        if settings.idle or still:
+            return _untouched(settings, unperturbed, model, still)
         image = _on_the_grid(settings.image)
         notes = [] if torch.equal(image, settings.image) else ["the image was rounded to 8-bit levels in [0, 1] first"]
-        attack = _Attack.prepare(settings, image, model, make_objective, coupled)
+        attack = _Attack.prepare(settings, image, model, make_objective, coupled, augment, copies)
         step, losses = attack.search()
         found = attack.finish(step)
         attacked, noisy = (_as_image(x, settings.image) for x in (found.variable, attack.noise()))
@@ -55,6 +71,7 @@ def run(settings: AttackSettings, make_objective: MakeObjective, *, coupled: boo
             by_noise=model.plain(noisy),
             region=attack.region,
             seconds=time.monotonic() - began,
+            verdicts=verdicts,
         )
         report = describe(settings, model.name, [*notes, *model.notes], attack.budget, step, found, measured)
     # the host's loss graph divides by the range of what it gets
@@ -77,7 +94,14 @@ class _Attack:
 
     @classmethod
     def prepare(
-        cls, s: AttackSettings, picture: Tensor, model: ImageModel, make_objective: MakeObjective, coupled: bool
+        cls,
+        s: AttackSettings,
+        picture: Tensor,
+        model: ImageModel,
+        make_objective: MakeObjective,
+        coupled: bool,
+        augment: Augmentation | None,
+        copies: int,
     ) -> _Attack:
         """Around `picture`, B H W 3 on the 8-bit grid."""
         image = picture.movedim(-1, 1).to(model.device, torch.float32)  # B H W C -> B C H W
@@ -89,7 +113,7 @@ class _Attack:
         budget = s.budget(_repeat(image, s.count), None if allowed is None else _repeat(allowed, s.count))
         rngs = sample_generators(s.seed, len(image), s.count)
         rule = rules.RandomDraws(rngs) if s.method == "random" else s.rule(budget)
-        problem = ImageProblem(model, make_objective(default, region))
+        problem = ImageProblem(model, make_objective(default, region), augment=augment, copies=copies)
         return cls(s, problem, budget, rule, rngs, region, s.count if coupled else 1)
 
     def search(self) -> tuple[Step, list[float]]:
@@ -163,9 +187,9 @@ def _as_image(batch: Tensor, like: Tensor) -> Tensor:
     return batch.movedim(1, -1).contiguous().to(like.device)
 
 
-def _untouched(s: AttackSettings, unperturbed: Tensor, model: ImageModel) -> io.NodeOutput:
+def _untouched(s: AttackSettings, unperturbed: Tensor, model: ImageModel, still: str) -> io.NodeOutput:
     """Zero effect is zero: the host's own output, bit for bit."""
-    why = "epsilon is 0" if s.epsilon == 0 else "steps is 0"
+    why = still or ("epsilon is 0" if s.epsilon == 0 else "steps is 0")
     report = f"model      {model.name}\nsearch     none: {why}, so these are the model's own results"
     image = _repeat(s.image, s.count)
     grey = torch.full_like(image, 0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +15,19 @@ from .attack_settings import LEVELS, AttackSettings
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """A score for the report: what a judge says of pictures, B C H W in [0, 1] -> B."""
+
+    name: str
+    score: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Measured:
     """Pictures from the host's own path (B*count H W C, image-major), and what they took.
 
     default: the unperturbed results; results: of the attacked images; by_noise: of random changes in the same budget;
-    region: B*count 1 h w, where to compare, or None; seconds: the whole run.
+    region: B*count 1 h w, where to compare, or None; seconds: the whole run; verdicts: what else is scored.
     """
 
     default: Tensor
@@ -27,6 +35,7 @@ class Measured:
     by_noise: Tensor
     region: Tensor | None
     seconds: float
+    verdicts: Sequence[Verdict] = ()
 
 
 def describe(
@@ -59,6 +68,15 @@ def describe(
         lines.append(
             f"diversity  {float(pairs.mean()):.2f} levels between two results, {float(pairs.min()):.2f} at least"
         )
+    for verdict in m.verdicts:
+        with torch.no_grad():
+            before, after, noisy = (verdict.score(images).float().cpu() for images in (default, results, by_noise))
+        lines.append(f"score      {verdict.name}: of the results (of the default; by random noise)")
+        rows = zip(*(scores.view(-1, s.count) for scores in (after, before, noisy)), strict=True)
+        lines += [
+            f"  image {i}  " + "  ".join(f"{a:.3f} ({b:.3f}; {n:.3f})" for a, b, n in zip(*row, strict=True))
+            for i, row in enumerate(([scores.tolist() for scores in row] for row in rows), 1)
+        ]
     lines.append(
         f"cost       {step['cost'] + found.cost:.0f} runs of the model a result to search, {m.seconds:.1f} s in all"
     )

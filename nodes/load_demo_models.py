@@ -52,8 +52,9 @@ class LoadDemoModels(io.ComfyNode):
         unet = load_file(weights("diffusion_models", "provoke-demo-diffusion.safetensors"))
         latent = build.PlainLatent(generators.LATENT_RGB)
         made = build.flow_unet(unet, generators.UNET, latent)
-        if KINDS[model] is not None:
-            made = build.with_lora(made, load_file(weights("loras", KINDS[model])))
+        lora = KINDS[model]
+        if lora is not None:
+            made = build.with_lora(made, load_file(weights("loras", lora)))
         config = json.loads(weights("provoke_clip", "first", "config.json").read_text(encoding="utf-8"))
         clip = build.clip_text_encoder(
             tower.host_text_weights(load_file(weights("provoke_clip", "first", "model.safetensors"))),

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
-ORDER = ("core", "dev", "demo", "host", "server")  # quick and independent first; contracts before all
+ORDER = ("core", "dev", "scorers", "demo", "host", "server")  # quick and independent first; contracts before all
 PLATFORM = "platform:"  # the only reason for which a test may be skipped begins with this word
 
 

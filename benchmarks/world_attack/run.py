@@ -1,6 +1,6 @@
 """How often the untargeted attack changes what the world's inpainter and coloriser show, next to sign noise.
 
-    python dev.py run benchmarks/world_attack/run.py [--quick] [--out FOLDER]
+    python dev.py run benchmarks/world_attack/run.py [--quick] [--only MODEL] [--out FOLDER]
 
 Writes results.json, README.md and curve.png. Inputs are held-out scenes, drawn independently, so rates have Wilson 95 %
 intervals. What a result shows is read by the learning-free checker, from what the host's own node makes of the 8-bit
@@ -161,8 +161,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(results["models"]), figsize=(8, 3), sharey=True, layout="constrained")
-    for axis, (name, found) in zip(axes, results["models"].items(), strict=True):
+    figure, axes = pyplot.subplots(
+        1, len(results["models"]), figsize=(8, 3), sharey=True, layout="constrained", squeeze=False
+    )
+    for axis, (name, found) in zip(axes[0], results["models"].items(), strict=True):
         for way in ("clip", "truncate", "sign noise"):
             rows = [row for row in found["rows"] if row["way"] == way]
             rates = [100 * row["changed"]["rate"] for row in rows]
@@ -173,8 +175,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.set(title=name, xlabel="epsilon, of 255 levels", xscale="log", xticks=EPSILONS, ylim=(-3, 103))
         axis.set_xticks(EPSILONS, [f"{e:g}" for e in EPSILONS])
         axis.minorticks_off()
-    axes[0].set_ylabel("answers changed, %")
-    axes[0].legend(frameon=False)
+    axes[0, 0].set_ylabel("answers changed, %")
+    axes[0, 0].legend(frameon=False)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -182,6 +184,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the inputs, to see that it runs")
+    parser.add_argument("--only", nargs="*", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     inputs = 12 if options.quick else 120
@@ -189,7 +192,9 @@ def main() -> None:
     results = {
         "date": str(datetime.date.today()),
         "inputs": inputs,
-        "models": {name: one_model(nodes, name, question, inputs) for name, question in MODELS.items()},
+        "models": {
+            name: one_model(nodes, name, question, inputs) for name, question in MODELS.items() if name in options.only
+        },
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -86,9 +86,9 @@ class Pool:
             for index, (scene, named_one, usual_one) in enumerate(zip(scenes, named, usual, strict=True)):
                 if usual_one:
                     texts[index] = captions.canonical(scene, background=named_one)
-            index = (self.next + torch.arange(many)) % self.size
-            self.latents[index] = self.vae.encode(world.render(scenes).to(self.device)).half()
-            self.texts[index] = self.states(texts).half()
+            places = (self.next + torch.arange(many)) % self.size
+            self.latents[places] = self.vae.encode(world.render(scenes).to(self.device)).half()
+            self.texts[places] = self.states(texts).half()
             self.next = (self.next + many) % self.size
             self.filled = min(self.size, self.filled + many)
 

@@ -56,7 +56,7 @@ class Lora(nn.Module):
 
     def changed(self, net: nn.Module) -> dict[str, Tensor]:
         """The net's parameters with the changes added."""
-        weights = dict(net.named_parameters())
+        weights: dict[str, Tensor] = dict(net.named_parameters())
         for name, key in self.names.items():
             change = self.ups[key] @ self.downs[key].flatten(1)
             weights[name] = weights[name] + change.view_as(weights[name])
@@ -89,9 +89,12 @@ class FewStep:
         self.teacher.load_state_dict({name: w.float() for name, w in load_file(TEACHER).items()})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            lora = Lora(self.teacher).to(device)
-        self.modules: dict[str, nn.Module] = {"net": lora, "average": copy.deepcopy(lora).requires_grad_(False)}
-        self.optimizers = {"net": torch.optim.AdamW(lora.parameters(), lr=self.rate, betas=(0.9, 0.99), weight_decay=0)}
+            self.lora = Lora(self.teacher).to(device)
+        self.average = copy.deepcopy(self.lora).requires_grad_(False)
+        self.modules: dict[str, nn.Module] = {"net": self.lora, "average": self.average}
+        self.optimizers = {
+            "net": torch.optim.AdamW(self.lora.parameters(), lr=self.rate, betas=(0.9, 0.99), weight_decay=0)
+        }
         self.generators = {
             "scenes": torch.Generator().manual_seed(seed + 1),
             "noise": torch.Generator().manual_seed(seed + 2),
@@ -141,11 +144,11 @@ class FewStep:
         # the four places that it will be asked at, and a little around them
         place = torch.randint(STEPS, (self.batch,), generator=rng) + 1
         sigma = (place / STEPS - 0.05 * torch.rand(self.batch, generator=rng)).to(self.device)
-        flow = self.flow(self.modules["net"], end.lerp(noise, sigma[:, None, None, None]), 1000 * sigma, said.float())
+        flow = self.flow(self.lora, end.lerp(noise, sigma[:, None, None, None]), 1000 * sigma, said.float())
         loss = functional.mse_loss(flow, noise - end)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.modules["net"].parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.lora.parameters(), 1.0)
         optimizer.step()
         return {"flow": float(loss.detach())}
 
@@ -156,7 +159,7 @@ class FewStep:
         said = self.pool.states(texts)
         for place in range(STEPS, 0, -1):
             time = torch.full((len(x),), 1000 * place / STEPS, device=self.device)
-            x = x - self.flow(self.modules["average"], x, time, said) / STEPS
+            x = x - self.flow(self.average, x, time, said) / STEPS
         return self.pool.vae.decode(x).clamp(0, 1).cpu()
 
     def validate(self) -> dict[str, float]:
@@ -177,4 +180,4 @@ class FewStep:
 
     def weights(self) -> dict[str, Tensor]:
         """What is exported: the averaged LoRA."""
-        return self.modules["average"].exported()
+        return self.average.exported()

@@ -1,0 +1,144 @@
+"""What travels between nodes: judges, and objectives that are made when a search knows its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.errors import ProvokeError
+from ..core.objectives import Objective, WeightedSum
+from ..host.api import io
+from ..host.judges import Held
+
+ScorerSocket = io.Custom("PROVOKE_SCORER")
+ClassifierSocket = io.Custom("PROVOKE_CLASSIFIER")
+ObjectiveSocket = io.Custom("PROVOKE_OBJECTIVE")
+ScoresSocket = io.Custom("PROVOKE_SCORES")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What an objective may ask of the search that it serves.
+
+    default: B C h w in [0, 1], the results without a perturbation, or None where there are none (Score Images).
+    region: B 1 h w, where a result counts, or None for everywhere.
+    """
+
+    default: Tensor | None = None
+    region: Tensor | None = None
+
+    def needs_default(self, name: str) -> Tensor:
+        """The default results. Raises ProvokeError where there are none."""
+        if self.default is None:
+            raise ProvokeError(
+                f"The objective '{name}' compares with default results, and none came in",
+                "pictures to compare with",
+                "connect them to `default`",
+            )
+        return self.default
+
+
+Make = Callable[[Situation], Objective]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of an objective.
+
+    name: for reports. held: the judges that it computes with. region: B H W in [0, 1], where the picture counts; None
+    leaves it to the method (a mask's hole) or takes all of it.
+    """
+
+    name: str
+    make: Make
+    weight: float = 1.0
+    held: tuple[Held, ...] = ()
+    region: Tensor | None = None
+
+    def in_situation(self, situation: Situation) -> Objective:
+        """The objective, with this term's own region where it has one."""
+        if self.region is None:
+            return self.make(situation)
+        return self.make(replace(situation, region=_region(self.region, situation)))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An objective as it travels on a socket: a weighted sum of terms."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """Every judge once."""
+        return tuple({id(held): held for term in self.terms for held in term.held}.values())
+
+    def build(self, situation: Situation) -> WeightedSum:
+        """The objective itself, within the judges' session."""
+        parts: dict[str, tuple[float, Objective]] = {}
+        for term in self.terms:
+            name = term.name
+            while name in parts:  # two of a kind stay two terms
+                name += "'"
+            parts[name] = (term.weight, term.in_situation(situation))
+        return WeightedSum(parts)
+
+
+def _region(mask: Tensor, situation: Situation) -> Tensor:
+    """MASK socket (B H W or H W) -> B 1 h w, for results of another size."""
+    mask = mask[None] if mask.ndim == 2 else mask
+    if mask.ndim != 3 or not bool((mask > 0).flatten(1).any(1).all()):
+        raise ProvokeError(
+            f"The objective's region is {tuple(mask.shape)} (B H W)" if mask.ndim != 3 else "The region is empty",
+            "a mask with something in it",
+            "paint the region, or disconnect it",
+        )
+    region = mask[:, None].float()
+    if situation.default is None:
+        return region
+    default = situation.default
+    if len(default) % len(region):
+        raise ProvokeError(
+            f"The region has {len(region)} masks for {len(default)} pictures",
+            "one mask, or one for each picture",
+            "give one mask",
+        )
+    region = region.repeat_interleave(len(default) // len(region), 0)
+    return F.interpolate(region.to(default), default.shape[-2:], mode="area")
+
+
+def shown(image: Tensor, situation: Situation) -> Tensor:
+    """A picture as a judge is to see it: outside the region the default, or mid grey where there is none."""
+    if situation.region is None:
+        return image
+    region = situation.region.to(image)
+    if region.shape[-2:] != image.shape[-2:]:
+        region = F.interpolate(region, image.shape[-2:], mode="area")
+    rest = 0.5 if situation.default is None else situation.default.to(image)
+    return image * region + rest * (1 - region)
+
+
+def pictures(image: Tensor, name: str) -> Tensor:
+    """IMAGE socket (B H W C) -> B 3 H W, an ordinary tensor. Raises ProvokeError for another shape."""
+    if image.ndim != 4 or image.shape[-1] < 3 or not len(image):
+        raise ProvokeError(f"{name} is {tuple(image.shape)}", "an IMAGE: B H W 3", f"connect a picture to {name}")
+    return image[..., :3].movedim(-1, 1).float().clone()
+
+
+def one_of(name: str, labels: Sequence[str]) -> int:
+    """The number of a class by its name (or by its number). Raises ProvokeError where there is none such."""
+    wanted = name.strip().lower()
+    lowered = [label.lower() for label in labels]
+    if wanted in lowered:
+        return lowered.index(wanted)
+    if wanted.isdigit() and int(wanted) < len(labels):
+        return int(wanted)
+    near = [label for label in labels if wanted and wanted in label.lower()] or list(labels)
+    raise ProvokeError(
+        f"The classifier has no class {name!r}",
+        f"one of its {len(labels)}: {', '.join(near[:12])}{', ...' if len(near) > 12 else ''}",
+        "write one of these",
+    )

@@ -1,0 +1,161 @@
+"""Any objective as a measurement, and what is best by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.errors import ProvokeError
+from ..host.api import io, schema
+from ..host.judges import judging
+from .objective import ObjectiveSocket, Parts, ScoresSocket, Situation, pictures
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured. total: B, the weighted sum; terms: each part by its name, B."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class ScoreImages(io.ComfyNode):
+    """Applies an objective to pictures, as they are."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="ProvokeScoreImages",
+            display_name="Score Images",
+            category="Provoke/measure",
+            description="Measures pictures by any objective: a figure for each, in words and as numbers.",
+            search_aliases=["provoke", "clip score", "evaluate", "metric", "rank", "aesthetic"],
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to measure."),
+                ObjectiveSocket.Input("objective", tooltip="What is measured."),
+                io.Image.Input(
+                    "default",
+                    optional=True,
+                    tooltip="For objectives that compare (distance, direction): one picture, or one for each.",
+                ),
+            ],
+            outputs=[
+                ScoresSocket.Output("scores", tooltip="For Pick Best."),
+                io.Float.Output("values", is_output_list=True, tooltip="The figures, one for each picture."),
+                io.String.Output("report", tooltip="The figures in words, the parts of a sum one by one."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, objective: Parts, default: Tensor | None = None) -> io.NodeOutput:
+        batch = pictures(images, "images")
+        reference = None if default is None else _fitting(pictures(default, "default"), batch)
+        found: dict[str, list[Tensor]] = {}
+        totals = []
+        with judging(*objective.held), torch.no_grad():
+            for index in range(len(batch)):  # one at a time: a batch has no say in a picture's figure, nor in memory
+                one = slice(index, index + 1)
+                part = objective.build(Situation(None if reference is None else reference[one]))
+                terms = part.terms(batch[one])
+                totals.append(part.total(terms).float().cpu())
+                for name, value in terms.items():
+                    found.setdefault(name, []).append(value.float().cpu())
+        scores = Scores(torch.cat(totals), {name: torch.cat(values) for name, values in found.items()})
+        return io.NodeOutput(scores, scores.total.tolist(), _report(scores, objective))
+
+
+class PickBest(io.ComfyNode):
+    """The best k of pictures or latents, by their scores."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="ProvokePickBest",
+            display_name="Pick Best",
+            category="Provoke/measure",
+            description="Keeps the best pictures (and the latents that belong to them), the best first.",
+            search_aliases=["provoke", "top k", "select", "rank", "sort", "best of"],
+            inputs=[
+                ScoresSocket.Input("scores", tooltip="From Score Images."),
+                io.Int.Input("keep", default=1, min=1, max=4096, tooltip="How many to keep."),
+                io.Combo.Input("best", options=["highest", "lowest"], tooltip="Which scores are the best."),
+                io.Image.Input("images", optional=True, tooltip="The pictures that were scored."),
+                io.Latent.Input("latents", optional=True, tooltip="The latents that they were decoded from."),
+            ],
+            outputs=[
+                io.Image.Output("images", tooltip="The best pictures, the best first; a black one if none came in."),
+                io.Latent.Output("latents", tooltip="Their latents; an empty one if none came in."),
+                io.String.Output("report", tooltip="Which ones they are, and their scores."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        scores: Scores,
+        keep: int,
+        best: str,
+        images: Tensor | None = None,
+        latents: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        count = len(scores.total)
+        for name, came in (
+            ("images", None if images is None else len(images)),
+            ("latents", None if latents is None else len(latents["samples"])),
+        ):
+            if came not in (None, count):
+                raise ProvokeError(
+                    f"{name} has {came} entries for {count} scores",
+                    "one for each score",
+                    f"connect what was scored to {name}",
+                )
+        if images is None and latents is None:
+            raise ProvokeError("Neither images nor latents came in", "what was scored", "connect images or latents")
+        # equal scores keep their order; a score that is no number is never the best
+        ranked = scores.total.nan_to_num(-torch.inf) if best == "highest" else -scores.total.nan_to_num(torch.inf)
+        order = ranked.argsort(descending=True, stable=True)[:keep]
+        lines = [f"number {index + 1}: {scores.total[index]:.4g}" for index in order.tolist()]
+        return io.NodeOutput(
+            torch.zeros(1, 64, 64, 3) if images is None else images[order.to(images.device)],
+            {"samples": torch.zeros(1, 4, 8, 8)} if latents is None else _picked(latents, order, count),
+            "\n".join(lines),
+        )
+
+
+def _picked(latents: dict[str, Any], order: Tensor, count: int) -> dict[str, Any]:
+    """A LATENT of some of its entries: samples, and with them mask and batch_index, as *Latent From Batch* does."""
+    kept = dict(latents)
+    samples = latents["samples"]
+    kept["samples"] = samples[order.to(samples.device)]
+    numbers = latents.get("batch_index", list(range(count)))
+    kept["batch_index"] = [numbers[index] for index in order.tolist()]
+    mask = latents.get("noise_mask")
+    if mask is not None and len(mask) == count:
+        kept["noise_mask"] = mask[order.to(mask.device)]
+    return kept
+
+
+def _fitting(default: Tensor, images: Tensor) -> Tensor:
+    """One default for each picture, of its size."""
+    if len(default) not in (1, len(images)):
+        raise ProvokeError(
+            f"default has {len(default)} pictures for {len(images)}", "one, or one for each", "give one default picture"
+        )
+    if default.shape[-2:] != images.shape[-2:]:
+        default = F.interpolate(default, images.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
+    return default.expand(len(images), -1, -1, -1)
+
+
+def _report(scores: Scores, objective: Parts) -> str:
+    weights = {name: f" x {term.weight:g}" for name, term in zip(scores.terms, objective.terms, strict=False)}
+    lines = [f"mean     {float(scores.total.mean()):.4f} of {len(scores.total)}"]
+    for index, total in enumerate(scores.total.tolist()):
+        line = f"image {index + 1}  {total:.4f}"
+        if len(scores.terms) > 1:
+            line += "  = " + " + ".join(f"{v[index]:.4f}{weights[name]}" for name, v in scores.terms.items())
+        lines.append(line)
+    return "\n".join(["measured " + ", ".join(scores.terms), *lines])
