@@ -7,7 +7,7 @@ there (a differentiable preprocessing for the pair) the node hands in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def resolve(kind: str, name: str) -> Path:
 def _places(kind: str) -> dict[str, Path]:
     """By name. The first folder that has a name gives it, as everywhere in the host."""
     places: dict[str, Path] = {}
-    for root in map(Path, folder_paths.get_folder_paths(kind)):
+    known = folder_paths.get_folder_paths(kind) if kind in folder_paths.folder_names_and_paths else []
+    for root in map(Path, known):
         for entry in sorted(root.iterdir()) if root.is_dir() else []:
             if entry.name.startswith("."):
                 continue
@@ -147,8 +148,14 @@ def loaded(*held: Held) -> Iterator[torch.device]:
 
 @contextmanager
 def judging(*held: Held) -> Iterator[GradientSession]:
-    """Within: the judges are loaded, and gradients come through them although nodes run in inference mode."""
-    with loaded(*held), gradient_session(*[module for one in held for module in one.modules]) as session:
+    """Within: the judges are loaded, and gradients come through them although nodes run in inference mode.
+
+    Without judges only the latter.
+    """
+    with (
+        loaded(*held) if held else nullcontext(),
+        gradient_session(*[module for one in held for module in one.modules]) as session,
+    ):
         yield session
 
 

@@ -1,0 +1,170 @@
+"""Steer Result (CLIP-Targeted Attack) on the host's own nodes: what a user gets, what it promises, what it refuses."""
+
+from __future__ import annotations
+
+import inspect
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from provoke.core.errors import ProvokeError
+
+QUICK: dict[str, Any] = {"epsilon": 8.0, "steps": 4, "count": 1, "copies": 2, "target_text": "a blue circle"}
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy: ModuleType) -> ModuleType:
+    import provoke.nodes
+    from provoke.host.folders import register_model_folders
+
+    register_model_folders()
+    return provoke.nodes
+
+
+@pytest.fixture(scope="module")
+def scorer(nodes: ModuleType) -> Any:
+    with torch.inference_mode():
+        return nodes.LoadScorer.execute("first").args[0]
+
+
+@pytest.fixture(scope="module")
+def coloriser(nodes: ModuleType) -> Any:
+    from comfy_extras.nodes_upscale_model import UpscaleModelLoader
+
+    with torch.inference_mode():
+        return UpscaleModelLoader.execute("provoke-demo-world-coloriser.safetensors").args[0]
+
+
+@pytest.fixture(scope="module")
+def grey(nodes: ModuleType) -> Tensor:
+    """Scenes without their colours, B 64 64 3."""
+    from provoke.nodes.demo_scene import QUESTIONS
+
+    return nodes.DemoScene.execute(11, 2, "one", QUESTIONS[2]).args[0]
+
+
+def steer(nodes: ModuleType, **inputs: Any) -> tuple[Any, ...]:
+    """As the executor calls it: in inference mode, widget values by name, defaults otherwise."""
+    widgets = nodes.ClipTargetedAttack.define_schema().inputs
+    defaults = {widget.id: widget.default for widget in widgets if hasattr(widget, "default")}
+    combos = {widget.id: widget.options[0] for widget in widgets if hasattr(widget, "options")}
+    with torch.inference_mode():
+        return nodes.ClipTargetedAttack.execute(**{**defaults, **combos, **QUICK, **inputs}).args
+
+
+def host(model: Any, image: Tensor) -> Tensor:
+    from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
+
+    with torch.inference_mode():
+        return ImageUpscaleWithModel.execute(model, image).args[0]
+
+
+def test_what_comes_out(nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor) -> None:
+    with torch.inference_mode():
+        (second,) = nodes.LoadScorer.execute("second").args
+    results, unperturbed, attacked, difference, loss, report = steer(
+        nodes, model=coloriser, image=grey, scorer=scorer, second_judge=second, count=2, source_text="a red circle"
+    )
+    assert results.shape == attacked.shape == difference.shape == (4, 64, 64, 3)
+    assert unperturbed.shape == (2, 64, 64, 3)
+    assert float((attacked - grey.repeat_interleave(2, 0)).abs().max()) <= 8 / 255 + 1e-6
+    assert torch.equal((attacked * 255).round() / 255, attacked)
+    assert torch.equal(results, host(coloriser, attacked))
+    assert torch.equal(unperturbed, host(coloriser, grey))
+    assert len(loss["loss"]) == 5
+    for word in ("similarity to the target, first", "the second judge, second", "image 2", "APGD"):
+        assert word in report
+
+
+def test_equal_seeds_give_equal_results(nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor) -> None:
+    def run(seed: int) -> Tensor:
+        return steer(nodes, model=coloriser, image=grey[:1], scorer=scorer, seed=seed)[2]
+
+    first = run(3)
+    assert torch.equal(first, run(3))
+    assert not torch.equal(first, run(4))
+
+
+def test_source_equal_to_target_changes_nothing(nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor) -> None:
+    results, unperturbed, attacked, _, _, report = steer(
+        nodes, model=coloriser, image=grey, scorer=scorer, source_text="a blue circle", count=2
+    )
+    assert torch.equal(attacked, grey.repeat_interleave(2, 0))
+    assert torch.equal(results, unperturbed.repeat_interleave(2, 0))
+    assert "source and target are the same" in report
+
+
+def test_the_scorer_is_climbed(nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor) -> None:
+    """Ten steps raise the similarity by more than any of twenty random changes in the same budget."""
+    from provoke.host.judges import judging
+
+    def similarity(images: Tensor) -> Tensor:
+        with judging(scorer), torch.no_grad():
+            target = scorer.judge.encode_texts(["a blue circle"])[0]
+            return scorer.judge.encode_images(images.movedim(-1, 1).clone()) @ target
+
+    # clip against clip: the random changes use the whole box
+    same = {"model": coloriser, "image": grey, "scorer": scorer, "steps": 10, "truncation": "clip"}
+    steered, *_ = steer(nodes, **same)
+    drawn, *_ = steer(nodes, **{**same, "method": "random", "steps": 20})
+    assert bool((similarity(steered) > similarity(drawn)).all())
+
+
+def test_a_picture_as_the_target(nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor) -> None:
+    from provoke.nodes.demo_scene import QUESTIONS
+
+    target = nodes.DemoScene.execute(5, 1, "one", QUESTIONS[0]).args[0]
+    report = steer(nodes, model=coloriser, image=grey[:1], scorer=scorer, target_text="", target_picture=target)[-1]
+    assert "similarity to the target" in report
+
+
+@pytest.mark.parametrize("kind", ["nafnet", "compact", "swinir", "vae"])
+def test_any_image_model_goes_through_the_same_socket(
+    nodes: ModuleType, build: Any, photo: Any, scorer: Any, kind: str
+) -> None:
+    model, image = getattr(build, kind)(), photo(1, 32, 32)
+    results, unperturbed, attacked, *_ = steer(nodes, model=model, image=image, scorer=scorer, copies=1)
+    assert results.shape == unperturbed.shape
+    assert not torch.equal(attacked, image)
+
+
+def test_the_model_and_the_judge_stay_loaded_together(
+    nodes: ModuleType, build: Any, photo: Any, scorer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call asks for both: load_models_gpu may unload whatever is not in its list."""
+    import comfy.model_management as management
+
+    asked: list[list[Any]] = []
+    real = management.load_models_gpu
+
+    def spy(models: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.append(list(models))
+        return real(models, *args, **kwargs)
+
+    monkeypatch.setattr(management, "load_models_gpu", spy)
+    model = build.compact()
+    steer(nodes, model=model, image=photo(1, 32, 32), scorer=scorer)
+    assert "patchers" in inspect.signature(type(scorer)).parameters
+    together = [models for models in asked if scorer.patchers[0] in models and len(models) > 1]
+    assert together or not hasattr(model, "patcher")
+
+
+def test_the_next_node_is_as_it_was(nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor) -> None:
+    before = host(coloriser, grey)
+    steer(nodes, model=coloriser, image=grey, scorer=scorer)
+    assert torch.equal(host(coloriser, grey), before)
+
+
+def test_what_does_not_fit_is_refused_in_words(nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor) -> None:
+    for change, words in (
+        ({"target_text": " "}, "target_text is empty"),
+        ({"guidance": "direction (cosine)"}, "there is no source"),
+        ({"source_picture": grey}, "a text as the target"),
+        ({"target_text": "", "target_picture": grey, "guidance": "direction (dot product)"}, "source_picture"),
+        ({"target_picture": grey[0]}, "B H W 3"),
+    ):
+        with pytest.raises(ProvokeError, match=words):
+            steer(nodes, model=coloriser, image=grey, scorer=scorer, **change)
