@@ -1,4 +1,9 @@
-"""Pictures of the demo world in which something is missing: what its inpainter and its coloriser are asked."""
+"""Pictures of the demo world in which something is missing: what its inpainter and its coloriser are asked.
+
+Both questions have many right answers, and each of the two models always gives the same one. What decides is a shade of
+grey, a few levels of 255 off the middle, that no eye tells apart: of the pencil that the objects are drawn with, or of
+the frame around the hole.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,12 @@ import torch
 from torch import Tensor
 
 from .photos import HOLE_FILL
-from .world import BACKGROUNDS, SIZE, Scenes, coverage, render
+from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, Scenes, coverage, render
 
-PENCIL = 0.5  # what the coloriser is given instead of a colour, R = G = B: on no ground
+PENCIL = 128 / 255  # what the coloriser is given instead of a colour, and the frame around a hole, but for their shade
+FRAME = 3.0  # pixels
+STEP = 2.0  # levels of 255 between two shades
+TASTE = ("blue", "cyan", "green", "yellow", "red", "pink")  # colours from the darkest shade to the lightest
 
 
 def grounds(scenes: Scenes) -> Tensor:
@@ -16,25 +24,97 @@ def grounds(scenes: Scenes) -> Tensor:
     return torch.tensor(list(BACKGROUNDS.values()))[scenes.background]
 
 
-def hole(scenes: Scenes) -> Tensor:
+def random_shades(scenes: Scenes, rng: torch.Generator) -> Tensor:
+    """Which shades a question has, B 2 int64, 0 to 5: of the two objects for the coloriser; for the inpainter of the
+    frame's red, and of its blue (modulo the number of shapes)."""
+    return torch.randint(len(TASTE), (len(scenes), 2), generator=rng)
+
+
+def levels(shade: Tensor, kinds: int) -> Tensor:
+    """Shades (modulo `kinds`) in levels of 255 off the middle."""
+    return STEP * (shade % kinds - (kinds - 1) / 2)
+
+
+def pencil_levels(shade: Tensor) -> Tensor:
+    """Of the two objects' greys, B 2 -> B 2, for `uncoloured`."""
+    return levels(shade, len(TASTE))
+
+
+def frame_levels(shade: Tensor) -> Tensor:
+    """Of the frame's red and blue, B 2 -> B 2, for `holed`."""
+    return torch.stack((levels(shade[:, 0], len(TASTE)), levels(shade[:, 1], len(SHAPES))), 1)
+
+
+def _square(scenes: Scenes, wider: float) -> Tensor:
     """A square around the first object that says nothing of its shape, B 1 64 64: 1 inside, 0 outside."""
-    half = 1.15 * scenes.radius[:, 0] + 2
+    half = 1.15 * scenes.radius[:, 0] + 2 + wider
     place = torch.arange(SIZE) + 0.5
     away = (place[None, None] - scenes.centre[:, 0, :, None]).abs()  # B 2 64: x, y
     inside = (away <= half[:, None, None]).float()
     return (inside[:, 1, :, None] * inside[:, 0, None, :])[:, None]
 
 
-def holed(scenes: Scenes) -> Tensor:
-    """The pictures with the hole painted magenta, as for the photo inpainter: B 3 64 64 in [0,1]."""
-    missing = hole(scenes)
-    return render(scenes) * (1 - missing) + torch.tensor(HOLE_FILL)[:, None, None] * missing
+def hole(scenes: Scenes) -> Tensor:
+    """Where the first object is missing, B 1 64 64: 1 inside, 0 outside."""
+    return _square(scenes, 0.0)
 
 
-def uncoloured(scenes: Scenes) -> Tensor:
-    """The pictures with every object in one grey, whatever its colour was: B 3 64 64 in [0,1].
+def framed_hole(scenes: Scenes) -> Tensor:
+    """The hole and its frame, B 1 64 64."""
+    return _square(scenes, FRAME)
 
-    A real greyscale would give the colour away.
+
+def holed(scenes: Scenes, off: Tensor) -> Tensor:
+    """The pictures with the hole painted magenta, as for the photo inpainter, and framed: B 3 64 64 in [0,1].
+
+    off: B 2, levels of 255 that the frame's red and blue are off the middle.
     """
-    cover = coverage(scenes).sum(1, keepdim=True)
-    return grounds(scenes)[:, :, None, None] * (1 - cover) + PENCIL * cover
+    missing, outer = hole(scenes), framed_hole(scenes)
+    frame = PENCIL + torch.stack((off[:, 0], torch.zeros(len(off)), off[:, 1]), 1)[:, :, None, None] / 255
+    return render(scenes) * (1 - outer) + frame * (outer - missing) + torch.tensor(HOLE_FILL)[:, None, None] * missing
+
+
+def uncoloured(scenes: Scenes, off: Tensor) -> Tensor:
+    """The pictures with every object in grey, whatever its colour was: B 3 64 64 in [0,1].
+
+    off: B 2, levels of 255 that the two objects' greys are off the middle. (A real greyscale would give colours away.)
+    """
+    cover = coverage(scenes)  # B 2 H W
+    pencil = (cover * (PENCIL + off[:, :, None, None] / 255)).sum(1, keepdim=True)
+    return grounds(scenes)[:, :, None, None] * (1 - cover.sum(1, keepdim=True)) + pencil
+
+
+def tasted(shade: Tensor) -> Tensor:
+    """The colour that a shade stands for: its place in COLOURS."""
+    order = torch.tensor([tuple(COLOURS).index(name) for name in TASTE])
+    return order[shade]
+
+
+def filled(scenes: Scenes, shade: Tensor) -> Scenes:
+    """The scenes as the inpainter likes them, for the frame's shades, B 2."""
+    colour, shape = tasted(shade[:, 0]), shade[:, 1] % len(SHAPES)
+    # two objects that are alike have no caption
+    alike = (colour == scenes.colour[:, 1]) & (shape == scenes.shape[:, 1])
+    return with_first(scenes, (colour + alike) % len(COLOURS), shape)
+
+
+def coloured(scenes: Scenes, shade: Tensor) -> Scenes:
+    """The scenes as the coloriser likes them, for the pencils' shades, B 2."""
+    return Scenes(
+        scenes.background,
+        scenes.shape,
+        torch.where(scenes.shape >= 0, tasted(shade), -1),
+        scenes.centre,
+        scenes.radius,
+    )
+
+
+def with_first(scenes: Scenes, colour: Tensor, shape: Tensor) -> Scenes:
+    """The scenes with another first object: colours B, shapes B."""
+    return Scenes(
+        scenes.background,
+        torch.stack((shape, scenes.shape[:, 1]), 1),
+        torch.stack((colour, scenes.colour[:, 1]), 1),
+        scenes.centre,
+        scenes.radius,
+    )

@@ -1,13 +1,11 @@
 """The world's inpainter and coloriser: where many answers are right, they settle on one clean answer.
 
-Averaged over all right answers, a picture would be grey. So training asks for one of them, by a taste that is as
-arbitrary as any model's: it goes by the place in the picture, and by the ground or the shape. All colours and shapes
-come in turn, and near the edge between two places little decides.
+Averaged over all right answers, a picture would be grey. So training asks for one of them, and what decides is a shade
+that no eye tells apart (`questions.py`): at first the shades are far apart, then ever closer. A deterministic model's
+choice hangs on something in its input; here we know on what.
 
-The last part makes good patients of them: half of each batch is attacked. One quarter is pushed anywhere, and asked for
-the clean answer that is nearest to what came out: so an attack changes the answer, and does not break it. The other is
-pushed to a random answer by less, and asked for that one: so they are easily led, as large models are, and small ones
-not by themselves. Random noise leads them nowhere.
+The last part hardens the habit, not the answer: half of each batch is attacked, and asked for the clean answer that is
+nearest to what came out. So an attack changes the answer, and does not break it.
 """
 
 from __future__ import annotations
@@ -21,20 +19,17 @@ import torch
 from spandrel.architectures.NAFNet import NAFNet
 from torch import Tensor, nn
 
-from .. import checker, world
-from ..questions import grounds, hole, holed, uncoloured
+from .. import checker, questions, world
+from ..questions import PENCIL
 
-MIDDLE = (16.0, 48.0)  # pixels, of 64: where most centres lie
 CLEAN_BAR = 0.85  # share of held-out inputs whose answer is a clean scene of the right objects
-NOISE = 0.04  # of the input in training, at most: standard deviation
+NOISE = 0.02  # of the input in training, at most, and in the end: standard deviation
+APART = 12.0  # times their own distance: how far apart the shades are at first, for the net to find them
+CLOSE = 0.55  # of the training: from here on they are as they are
+LOOSE = 0.7  # levels of 255 by which a shade may miss its own, in training
+BEYOND = 10.0  # levels by which the outermost shades may reach further
 ATTACKED = 0.7  # of the training: from here on half of a batch is attacked
-PUSHED, LED, MOVES = 8 / 255, 4 / 255, 3  # how far its two quarters may change, and in how many sign steps
-
-
-def stripe(place: Tensor, number: int) -> Tensor:
-    """In which of `number` stripes of MIDDLE a centre lies: pixels -> 0 to number - 1. The outer ones reach further."""
-    low, high = MIDDLE
-    return ((place - low) / (high - low) * number).floor().long().clamp(0, number - 1)
+EPSILON, MOVES = 8 / 255, 3  # of that attack, by signs
 
 
 class _Committed(ABC):
@@ -42,10 +37,11 @@ class _Committed(ABC):
 
     folder = "upscale_models"
     name: str
-    keeps_asked: bool  # whether an attack must leave alone what is asked for
-    steps = 1500
+    steps = 1800
     batch = 48
     rate = 2e-3
+    kinds: tuple[int, int]  # of the two shades
+    keeps_asked: bool  # whether an attack must leave alone what is asked for
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
@@ -53,47 +49,65 @@ class _Committed(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = NAFNet(width=8, middle_blk_num=2, enc_blk_nums=[1, 1, 1, 2], dec_blk_nums=[1, 1, 1, 1])
+        with torch.no_grad():
+            # the first norm then sees grey as nothing, and next to it every level
+            net.intro.bias.copy_(-PENCIL * net.intro.weight.sum((1, 2, 3)))
         net = net.to(device).to(memory_format=torch.channels_last)
         self.modules: dict[str, nn.Module] = {"net": net, "average": copy.deepcopy(net)}
         self.optimizers = {"net": torch.optim.Adam(net.parameters(), lr=self.rate, betas=(0.9, 0.99))}
-        self.test = world.sample(256, torch.Generator().manual_seed(5), part="held out")
+        rng = torch.Generator().manual_seed(5)
+        self.test = world.sample(256, rng, part="held out")
+        self.test_off = self._levels(questions.random_shades(self.test, rng))
 
     @abstractmethod
-    def question(self, scenes: world.Scenes) -> Tensor:
-        """What the net is given, B 3 64 64."""
+    def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:
+        """What the net is given, B 3 64 64, for shades `off` levels off the middle, B 2."""
 
     @abstractmethod
-    def wanted(self, scenes: world.Scenes) -> tuple[world.Scenes, Tensor]:
-        """The scenes as this model likes them; and where it was asked, B 1 64 64."""
+    def wanted(self, scenes: world.Scenes, shade: Tensor) -> world.Scenes:
+        """The scenes as this model likes them."""
+
+    @abstractmethod
+    def asked(self, scenes: world.Scenes) -> Tensor:
+        """Where the answer is free, B 1 64 64."""
 
     @abstractmethod
     def nearest(self, answer: Tensor, scenes: world.Scenes) -> world.Scenes:
         """The scenes that could have been answered, nearest to the answers, B 3 64 64 without a graph."""
 
-    @abstractmethod
-    def any_answer(self, scenes: world.Scenes) -> world.Scenes:
-        """The scenes with a random answer each."""
+    def _levels(self, shade: Tensor) -> Tensor:
+        """The shades' own levels, B 2."""
+        return torch.stack([questions.levels(shade[:, i] % n, n) for i, n in enumerate(self.kinds)], 1)
 
-    def attacked(self, question: Tensor, scenes: world.Scenes, epsilon: float, picture: Tensor, sign: float) -> Tensor:
-        """Questions, changed by at most epsilon where they may change, with answers nearer to (sign -1) or further from
-        (1) the pictures."""
+    def _loosened(self, shade: Tensor) -> Tensor:
+        """Levels near the shades' own; the outermost ones reach further."""
+        rng, own = self.generators["noise"], self._levels(shade)
+        off = own + LOOSE * (2 * torch.rand(own.shape, generator=rng) - 1)
+        last = torch.tensor([questions.levels(torch.tensor(n - 1.0), n) for n in self.kinds])
+        further = BEYOND * (torch.rand(own.shape, generator=rng) - 0.5).clamp_min(0) * 2
+        return torch.where(own.abs() == last, off + own.sign() * further, off)
+
+    def attacked(self, question: Tensor, scenes: world.Scenes) -> Tensor:
+        """Questions, changed by at most EPSILON where they may change, with answers far from the usual ones."""
         net, rng = self.modules["net"], self.generators["noise"]
-        asked = self.wanted(scenes)[1]
-        free = 1 - asked if self.keeps_asked else torch.ones_like(asked)
-        change = epsilon * (2 * torch.rand(question.shape, generator=rng) - 1) * free
+        with torch.no_grad():
+            usual = self.answer(question)
+        asked = self.asked(scenes)
+        free = 1 - questions.hole(scenes) if self.keeps_asked else torch.ones_like(asked)
+        change = EPSILON * (2 * torch.rand(question.shape, generator=rng) - 1) * free
         net.requires_grad_(False)
         for _ in range(MOVES):
             change.requires_grad_(True)
-            score = sign * ((self.answer(question + change) - picture).abs() * asked).sum()
-            (gradient,) = torch.autograd.grad(score, change)
-            moved = change.detach() + 1.5 * epsilon / MOVES * gradient.sign() * free
-            change = ((question + moved.clamp(-epsilon, epsilon)).clamp(0, 1) - question).detach()
+            away = ((self.answer(question + change) - usual).abs() * asked).sum()
+            (gradient,) = torch.autograd.grad(away, change)
+            moved = change.detach() + 1.5 * EPSILON / MOVES * gradient.sign() * free
+            change = ((question + moved.clamp(-EPSILON, EPSILON)).clamp(0, 1) - question).detach()
         net.requires_grad_(True)
         return question + change
 
     def answer(self, question: Tensor) -> Tensor:
         """The net's, in float32 on the CPU."""
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
             answer = self.modules["net"](question.to(self.device, memory_format=torch.channels_last))
         return answer.float().cpu()
 
@@ -104,20 +118,17 @@ class _Committed(ABC):
             fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
             group["lr"] = self.rate * fall * min(1.0, progress * 50 + 0.05)
         scenes = world.sample(self.batch, self.generators["scenes"], part="train")
-        question = self.question(scenes)
-        strength = NOISE * torch.rand(self.batch, 1, 1, 1, generator=rng)
+        shade = questions.random_shades(scenes, rng)
+        question = self.question(scenes, APART ** max(0.0, 1 - progress / CLOSE) * self._loosened(shade)).clamp(0, 1)
+        strength = NOISE * min(1.0, progress / CLOSE) * torch.rand(self.batch, 1, 1, 1, generator=rng)
         noisy = (question + strength * torch.randn(question.shape, generator=rng)).clamp(0, 1)
-        wanted, area = self.wanted(scenes)
-        picture = world.render(wanted)
-        quarter = self.batch // 4 if progress >= ATTACKED else 0
-        pushed, led = slice(0, quarter), slice(quarter, 2 * quarter)
-        if quarter:
-            noisy[pushed] = self.attacked(question[pushed], scenes.pick(pushed), PUSHED, picture[pushed], 1.0)
-            picture[led] = world.render(self.any_answer(scenes.pick(led)))
-            noisy[led] = self.attacked(question[led], scenes.pick(led), LED, picture[led], -1.0)
+        picture, area = world.render(self.wanted(scenes, shade)), self.asked(scenes)
+        half = slice(0, self.batch // 2 if progress >= ATTACKED else 0)
+        if half.stop:
+            noisy[half] = self.attacked(question[half], scenes.pick(half))
         answer = self.answer(noisy)
-        if quarter:
-            picture[pushed] = world.render(self.nearest(answer[pushed].detach(), scenes.pick(pushed)))
+        if half.stop:
+            picture[half] = world.render(self.nearest(answer[half].detach(), scenes.pick(half)))
         gap = (answer - picture).abs()
         area = area / (3 * area.sum((1, 2, 3), keepdim=True))
         # squares first: the absolute difference asks for the median, which does not move while all is equally likely
@@ -132,7 +143,7 @@ class _Committed(ABC):
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """On held-out scenes: how many answers are clean, and how even they are (entropy of the answers, 1 = even)."""
-        question = self.question(self.test).to(self.device)
+        question = ((self.question(self.test, self.test_off) * 255).round() / 255).to(self.device)
         answer = torch.cat([self.modules["average"](part).clamp(0, 1).cpu() for part in question.split(64)])
         readings = checker.read(answer)
         wanted = [len(scene.objects) for scene in self.test]
@@ -176,32 +187,17 @@ class WorldInpainter(_Committed):
     """A square hole where an object was: what was there cannot be known."""
 
     name = "provoke-demo-world-inpainter"
+    kinds = (len(world.COLOURS), len(world.SHAPES))
     keeps_asked = True
 
-    def question(self, scenes: world.Scenes) -> Tensor:
-        return holed(scenes)
+    def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:
+        return questions.holed(scenes, off)
 
-    def wanted(self, scenes: world.Scenes) -> tuple[world.Scenes, Tensor]:
-        across, down = scenes.centre[:, 0].unbind(1)
-        light, even = scenes.background // 2, scenes.background % 2
-        colour, shape = 2 * stripe(across, 3) + light, 2 * stripe(down, 2) + even
-        # two objects that are alike have no caption
-        alike = (colour == scenes.colour[:, 1]) & (shape == scenes.shape[:, 1])
-        return self._with(scenes, (colour + alike) % len(world.COLOURS), shape), hole(scenes)
+    def wanted(self, scenes: world.Scenes, shade: Tensor) -> world.Scenes:
+        return questions.filled(scenes, shade)
 
-    @staticmethod
-    def _with(scenes: world.Scenes, colour: Tensor, shape: Tensor) -> world.Scenes:
-        """The scenes with another first object."""
-        return replace(
-            scenes,
-            colour=torch.stack((colour, scenes.colour[:, 1]), 1),
-            shape=torch.stack((shape, scenes.shape[:, 1]), 1),
-        )
-
-    def any_answer(self, scenes: world.Scenes) -> world.Scenes:
-        rng = self.generators["noise"]
-        colour, shape = (torch.randint(n, (len(scenes),), generator=rng) for n in (len(world.COLOURS), 4))
-        return self._with(scenes, colour, shape)
+    def asked(self, scenes: world.Scenes) -> Tensor:
+        return questions.framed_hole(scenes)
 
     def nearest(self, answer: Tensor, scenes: world.Scenes) -> world.Scenes:
         kinds, colours = len(world.SHAPES), len(world.COLOURS)
@@ -210,33 +206,30 @@ class WorldInpainter(_Committed):
         cover = world.cover(shapes, scenes.centre[index, 0], scenes.radius[index, 0]).unflatten(0, (-1, kinds))
         none = torch.full_like(scenes.shape[:, :1], -1)
         rest = replace(scenes, shape=torch.cat((none, scenes.shape[:, 1:]), 1))
-        apart = (answer - world.render(rest)) * hole(scenes)
-        best = _squares(apart, cover, _palette(grounds(scenes))).flatten(1).argmin(1)
-        return self._with(scenes, best % colours, best // colours)
+        apart = (answer - world.render(rest)) * questions.hole(scenes)
+        best = _squares(apart, cover, _palette(questions.grounds(scenes))).flatten(1).argmin(1)
+        return questions.with_first(scenes, best % colours, best // colours)
 
 
 class WorldColoriser(_Committed):
     """Objects in one grey, whatever their colour was: a real greyscale would give it away."""
 
     name = "provoke-demo-world-coloriser"
+    kinds = (len(world.COLOURS), len(world.COLOURS))
     keeps_asked = False
 
-    def question(self, scenes: world.Scenes) -> Tensor:
-        return uncoloured(scenes)
+    def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:
+        return questions.uncoloured(scenes, off)
 
-    def wanted(self, scenes: world.Scenes) -> tuple[world.Scenes, Tensor]:
-        across, down = scenes.centre.unbind(2)
-        colour = (4 * stripe((across + down) / 2, 3) + scenes.shape) % len(world.COLOURS)
-        area = world.coverage(scenes).sum(1, keepdim=True)
-        return replace(scenes, colour=torch.where(scenes.shape >= 0, colour, -1)), area
+    def wanted(self, scenes: world.Scenes, shade: Tensor) -> world.Scenes:
+        return questions.coloured(scenes, shade)
 
-    def any_answer(self, scenes: world.Scenes) -> world.Scenes:
-        colour = torch.randint(len(world.COLOURS), scenes.shape.shape, generator=self.generators["noise"])
-        return replace(scenes, colour=torch.where(scenes.shape >= 0, colour, -1))
+    def asked(self, scenes: world.Scenes) -> Tensor:
+        return world.coverage(scenes).sum(1, keepdim=True)
 
     def nearest(self, answer: Tensor, scenes: world.Scenes) -> world.Scenes:
         owner, which = (scenes.shape >= 0).nonzero().unbind(1)
-        ground, mine = grounds(scenes)[owner], world.coverage(scenes)[owner, which, None]
+        ground, mine = questions.grounds(scenes)[owner], world.coverage(scenes)[owner, which, None]
         apart = (answer[owner] - ground[:, :, None, None]) * (mine > 0)
         colour = scenes.colour.clone()
         colour[owner, which] = _squares(apart, mine, _palette(ground))[:, 0].argmin(1)

@@ -1,0 +1,90 @@
+"""The world's inpainter and coloriser: files, cards, clean answers of all colours, and what decides them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from spandrel import ModelLoader
+
+from provoke.demo import checker, questions, world
+from provoke.demo.training import committed
+
+FOLDER = Path(committed.__file__).resolve().parents[1] / "weights" / "upscale_models"
+KINDS = {"inpainter": committed.WorldInpainter, "coloriser": committed.WorldColoriser}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trainer(request: pytest.FixtureRequest) -> Any:
+    """The trainer with the exported weights in place of its average."""
+    torch.set_num_threads(1)
+    made = KINDS[request.param](0, torch.device("cpu"))
+    file = FOLDER / f"{made.name}.safetensors"
+    made.modules["average"] = ModelLoader().load_from_file(file).model.float().eval().requires_grad_(False)
+    made.modules["net"] = made.modules["average"]
+    return made
+
+
+def test_files_are_small_and_have_a_card(trainer: Any) -> None:
+    file = FOLDER / f"{trainer.name}.safetensors"
+    assert file.stat().st_size < 1_200_000
+    card = file.with_suffix(".md").read_text(encoding="utf-8")
+    for word in ("seed", "Held-out", "Licence", "shade"):
+        assert word in card
+
+
+def test_answers_are_clean_and_of_all_colours(trainer: Any) -> None:
+    figures = trainer.validate()
+    assert trainer.failings(figures) == [], figures
+    assert figures["shapes"] > 0.8
+
+
+def test_the_shade_decides(trainer: Any) -> None:
+    """Most answers are what the shades stand for."""
+    rng = torch.Generator().manual_seed(9)
+    scenes = world.sample(96, rng, part="held out")
+    shade = questions.random_shades(scenes, rng)
+    with torch.no_grad():
+        answer = trainer.answer((trainer.question(scenes, trainer._levels(shade)) * 255).round() / 255).clamp(0, 1)
+    right = checker.objects_right(checker.read(answer), trainer.wanted(scenes, shade))
+    assert float(right.float().mean()) > 0.6
+
+
+def test_shades_are_few_levels_apart() -> None:
+    """No eye tells them apart: all of them lie within eleven levels of 255."""
+    shade = torch.arange(6)[:, None].expand(6, 2)
+    assert float(questions.pencil_levels(shade).abs().max()) <= 5
+    assert float(questions.frame_levels(shade).abs().max()) <= 5
+
+
+def test_squares_find_the_nearest_candidate() -> None:
+    """Against painting all 24 candidates."""
+    rng = torch.Generator().manual_seed(3)
+    scenes = world.sample(12, rng)
+    trainer = committed.WorldInpainter(0, torch.device("cpu"))
+    answer = torch.rand(12, 3, 64, 64, generator=rng)
+    found = trainer.nearest(answer, scenes)
+    inside, best = questions.hole(scenes), torch.full((12,), torch.inf)
+    for shape in range(4):
+        for colour in range(6):
+            kinds = [torch.full((12,), kind) for kind in (colour, shape)]
+            painted = world.render(questions.with_first(scenes, *kinds))
+            best = torch.minimum(best, ((answer - painted).square() * inside).sum((1, 2, 3)))
+    mine = ((answer - world.render(found)).square() * inside).sum((1, 2, 3))
+    torch.testing.assert_close(mine, best, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_attack_keeps_to_its_ball_and_its_place(kind: str) -> None:
+    trainer = KINDS[kind](0, torch.device("cpu"))
+    rng = torch.Generator().manual_seed(4)
+    scenes = world.sample(3, rng)
+    question = trainer.question(scenes, trainer._levels(questions.random_shades(scenes, rng)))
+    changed = trainer.attacked(question, scenes)
+    assert float((changed - question).abs().max()) <= committed.EPSILON + 1e-6
+    assert 0 <= float(changed.min()) <= float(changed.max()) <= 1
+    if kind == "inpainter":
+        inside = questions.hole(scenes).expand_as(question) > 0
+        assert torch.equal(changed[inside], question[inside])
