@@ -25,24 +25,13 @@ def grounds(scenes: Scenes) -> Tensor:
 
 
 def random_shades(scenes: Scenes, rng: torch.Generator) -> Tensor:
-    """Which shades a question has, B 2 int64, 0 to 5: of the two objects for the coloriser; for the inpainter of the
-    frame's red, and of its blue (modulo the number of shapes)."""
+    """Which shades a question has, B 2 int64, 0 to 5: of the two objects, or of the frame (the first column)."""
     return torch.randint(len(TASTE), (len(scenes), 2), generator=rng)
 
 
-def levels(shade: Tensor, kinds: int) -> Tensor:
-    """Shades (modulo `kinds`) in levels of 255 off the middle."""
-    return STEP * (shade % kinds - (kinds - 1) / 2)
-
-
-def pencil_levels(shade: Tensor) -> Tensor:
-    """Of the two objects' greys, B 2 -> B 2, for `uncoloured`."""
-    return levels(shade, len(TASTE))
-
-
-def frame_levels(shade: Tensor) -> Tensor:
-    """Of the frame's red and blue, B 2 -> B 2, for `holed`."""
-    return torch.stack((levels(shade[:, 0], len(TASTE)), levels(shade[:, 1], len(SHAPES))), 1)
+def levels(shade: Tensor) -> Tensor:
+    """Shades in levels of 255 off the middle, from -5 to 5."""
+    return STEP * (shade - (len(TASTE) - 1) / 2)
 
 
 def _square(scenes: Scenes, wider: float) -> Tensor:
@@ -67,10 +56,10 @@ def framed_hole(scenes: Scenes) -> Tensor:
 def holed(scenes: Scenes, off: Tensor) -> Tensor:
     """The pictures with the hole painted magenta, as for the photo inpainter, and framed: B 3 64 64 in [0,1].
 
-    off: B 2, levels of 255 that the frame's red and blue are off the middle.
+    off: B 2, levels of 255 that the frame's grey is off the middle (the first column).
     """
     missing, outer = hole(scenes), framed_hole(scenes)
-    frame = PENCIL + torch.stack((off[:, 0], torch.zeros(len(off)), off[:, 1]), 1)[:, :, None, None] / 255
+    frame = PENCIL + off[:, :1, None, None] / 255
     return render(scenes) * (1 - outer) + frame * (outer - missing) + torch.tensor(HOLE_FILL)[:, None, None] * missing
 
 
@@ -91,8 +80,8 @@ def tasted(shade: Tensor) -> Tensor:
 
 
 def filled(scenes: Scenes, shade: Tensor) -> Scenes:
-    """The scenes as the inpainter likes them, for the frame's shades, B 2."""
-    colour, shape = tasted(shade[:, 0]), shade[:, 1] % len(SHAPES)
+    """The scenes as the inpainter likes them: the frame's shade, B 2, decides the colour, the ground the shape."""
+    colour, shape = tasted(shade[:, 0]), scenes.background % len(SHAPES)
     # two objects that are alike have no caption
     alike = (colour == scenes.colour[:, 1]) & (shape == scenes.shape[:, 1])
     return with_first(scenes, (colour + alike) % len(COLOURS), shape)

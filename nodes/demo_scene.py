@@ -55,12 +55,12 @@ class DemoScene(io.ComfyNode):
         world, questions = demo("world"), demo("questions")
         rng = torch.Generator().manual_seed(seed % 2**63)
         scenes = world.sample(count, rng, part="held out", objects=OBJECTS[objects])
-        shade = questions.random_shades(scenes, rng)
+        off = questions.levels(questions.random_shades(scenes, rng))
         whole = world.render(scenes)
         if missing == QUESTIONS[1]:
-            image, mask = questions.holed(scenes, questions.frame_levels(shade)), questions.hole(scenes)
+            image, mask = questions.holed(scenes, off), questions.hole(scenes)
         elif missing == QUESTIONS[2]:
-            image = questions.uncoloured(scenes, questions.pencil_levels(shade))
+            image = questions.uncoloured(scenes, off)
             mask = (world.coverage(scenes).sum(1, keepdim=True) > 0).float()
         else:
             image, mask = whole, torch.ones_like(whole[:, :1])

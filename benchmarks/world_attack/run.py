@@ -25,7 +25,7 @@ from ...tools.inprocess import open_pack, upscale_model, upscaled
 
 HERE = Path(__file__).resolve().parent
 MODELS = {"inpainter": 1, "coloriser": 2}  # the model, and what the question leaves out
-EPSILONS = (2.0, 4.0, 8.0)
+EPSILONS = (4.0, 8.0)
 COUNT = 4  # results of one input, at the largest epsilon
 INPUTS = 60
 LEVELS = 255

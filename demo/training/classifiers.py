@@ -25,15 +25,14 @@ KINDS: dict[str, Callable[..., Any]] = {
     "convnext": lambda **of: transformers.ConvNextConfig(
         patch_size=4, image_size=SIZE, hidden_sizes=[32, 48, 64, 96], depths=[1, 1, 2, 1], **of
     ),
-    "segformer": lambda **of: transformers.SegformerConfig(
-        hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], sr_ratios=[4, 2, 1, 1], num_attention_heads=[1, 1, 2, 4],
-        mlp_ratios=[2, 2, 2, 2], decoder_hidden_size=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        classifier_dropout_prob=0.0, drop_path_rate=0.0, **of
+    "mobilenet": lambda **of: transformers.MobileNetV2Config(
+        image_size=SIZE, depth_multiplier=0.25, finegrained_output=False, tf_padding=False,
+        classifier_dropout_prob=0.0, **of
     ),
 }  # fmt: skip
 """By family: the configuration of a small net, given the labels."""
 
-RATES = {"resnet": 3e-3, "regnet": 3e-3, "convnext": 2e-3, "segformer": 2e-3}
+RATES = {"resnet": 3e-3, "regnet": 3e-3, "convnext": 2e-3, "mobilenet": 3e-3}
 
 _PREPROCESSOR = {
     "image_processor_type": "ViTImageProcessor",

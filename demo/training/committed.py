@@ -28,7 +28,7 @@ APART = 12.0  # times their own distance: how far apart the shades are at first,
 CLOSE = 0.55  # of the training: from here on they are as they are
 LOOSE = 0.7  # levels of 255 by which a shade may miss its own, in training
 BEYOND = 10.0  # levels by which the outermost shades may reach further
-ATTACKED = 0.7  # of the training: from here on half of a batch is attacked
+ATTACKED = 0.9  # of the training: from here on half of a batch is attacked
 EPSILON, MOVES = 8 / 255, 3  # of that attack, by signs
 
 
@@ -40,7 +40,6 @@ class _Committed(ABC):
     steps = 1800
     batch = 48
     rate = 2e-3
-    kinds: tuple[int, int]  # of the two shades
     keeps_asked: bool  # whether an attack must leave alone what is asked for
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -57,7 +56,7 @@ class _Committed(ABC):
         self.optimizers = {"net": torch.optim.Adam(net.parameters(), lr=self.rate, betas=(0.9, 0.99))}
         rng = torch.Generator().manual_seed(5)
         self.test = world.sample(256, rng, part="held out")
-        self.test_off = self._levels(questions.random_shades(self.test, rng))
+        self.test_off = questions.levels(questions.random_shades(self.test, rng))
 
     @abstractmethod
     def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:
@@ -75,17 +74,12 @@ class _Committed(ABC):
     def nearest(self, answer: Tensor, scenes: world.Scenes) -> world.Scenes:
         """The scenes that could have been answered, nearest to the answers, B 3 64 64 without a graph."""
 
-    def _levels(self, shade: Tensor) -> Tensor:
-        """The shades' own levels, B 2."""
-        return torch.stack([questions.levels(shade[:, i] % n, n) for i, n in enumerate(self.kinds)], 1)
-
     def _loosened(self, shade: Tensor) -> Tensor:
         """Levels near the shades' own; the outermost ones reach further."""
-        rng, own = self.generators["noise"], self._levels(shade)
+        rng, own = self.generators["noise"], questions.levels(shade)
         off = own + LOOSE * (2 * torch.rand(own.shape, generator=rng) - 1)
-        last = torch.tensor([questions.levels(torch.tensor(n - 1.0), n) for n in self.kinds])
         further = BEYOND * (torch.rand(own.shape, generator=rng) - 0.5).clamp_min(0) * 2
-        return torch.where(own.abs() == last, off + own.sign() * further, off)
+        return torch.where((shade == 0) | (shade == len(questions.TASTE) - 1), off + own.sign() * further, off)
 
     def attacked(self, question: Tensor, scenes: world.Scenes) -> Tensor:
         """Questions, changed by at most EPSILON where they may change, with answers far from the usual ones."""
@@ -187,7 +181,6 @@ class WorldInpainter(_Committed):
     """A square hole where an object was: what was there cannot be known."""
 
     name = "provoke-demo-world-inpainter"
-    kinds = (len(world.COLOURS), len(world.SHAPES))
     keeps_asked = True
 
     def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:
@@ -215,7 +208,6 @@ class WorldColoriser(_Committed):
     """Objects in one grey, whatever their colour was: a real greyscale would give it away."""
 
     name = "provoke-demo-world-coloriser"
-    kinds = (len(world.COLOURS), len(world.COLOURS))
     keeps_asked = False
 
     def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from provoke.demo.vision_models import (
 )
 from provoke.demo.world import SHAPES, render, sample
 
-TRAINED = ("provoke-demo-resnet", JUDGE, EDGE)  # those that passed their bar so far
+TRAINED = (*SEARCHED, JUDGE, EDGE)
 
 
 @functools.cache

@@ -47,16 +47,14 @@ def test_the_shade_decides(trainer: Any) -> None:
     scenes = world.sample(96, rng, part="held out")
     shade = questions.random_shades(scenes, rng)
     with torch.no_grad():
-        answer = trainer.answer((trainer.question(scenes, trainer._levels(shade)) * 255).round() / 255).clamp(0, 1)
+        answer = trainer.answer((trainer.question(scenes, questions.levels(shade)) * 255).round() / 255).clamp(0, 1)
     right = checker.objects_right(checker.read(answer), trainer.wanted(scenes, shade))
     assert float(right.float().mean()) > 0.6
 
 
 def test_shades_are_few_levels_apart() -> None:
     """No eye tells them apart: all of them lie within eleven levels of 255."""
-    shade = torch.arange(6)[:, None].expand(6, 2)
-    assert float(questions.pencil_levels(shade).abs().max()) <= 5
-    assert float(questions.frame_levels(shade).abs().max()) <= 5
+    assert questions.levels(torch.arange(len(questions.TASTE))).tolist() == [-5, -3, -1, 1, 3, 5]
 
 
 def test_squares_find_the_nearest_candidate() -> None:
@@ -81,7 +79,7 @@ def test_an_attack_keeps_to_its_ball_and_its_place(kind: str) -> None:
     trainer = KINDS[kind](0, torch.device("cpu"))
     rng = torch.Generator().manual_seed(4)
     scenes = world.sample(3, rng)
-    question = trainer.question(scenes, trainer._levels(questions.random_shades(scenes, rng)))
+    question = trainer.question(scenes, questions.levels(questions.random_shades(scenes, rng)))
     changed = trainer.attacked(question, scenes)
     assert float((changed - question).abs().max()) <= committed.EPSILON + 1e-6
     assert 0 <= float(changed.min()) <= float(changed.max()) <= 1
