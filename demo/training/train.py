@@ -26,14 +26,21 @@ TRAINERS: dict[str, tuple[str, str, dict[str, object]]] = {
     "resnet": ("classifiers", "Classifier", {"family": "resnet", "steps": 3000}),
     "regnet": ("classifiers", "Classifier", {"family": "regnet", "steps": 1300}),
     "convnext": ("classifiers", "Classifier", {"family": "convnext", "steps": 3000}),
-    "segformer": ("classifiers", "Classifier", {"family": "segformer", "steps": 2000}),
+    "mobilenet": ("classifiers", "Classifier", {"family": "mobilenet", "steps": 1300}),
     "edge-resnet": ("classifiers", "Classifier", {"family": "resnet", "steps": 1300, "edges": True, "bar": 0.9}),
     "vae": ("vae", "Autoencoder", {}),
     "diffusion": ("diffusion", "Diffusion", {}),
+    "few-step": ("few_step", "FewStep", {}),
+    "language": ("language", "Language", {}),
+    "blip2-matching": ("blip2", "Matching", {}),
+    "blip2-captioning": ("blip2_captioning", "Captioning", {}),
 }
 """By the word on the command line: module, class, what else its constructor takes."""
 
-OF_THE_HOST = ("diffusion",)  # classes of ComfyUI's: run these as `python dev.py run demo/training/train.py NAME`
+OF_THE_HOST = (
+    "diffusion",
+    "few-step",
+)  # classes of ComfyUI's: run these as `python dev.py run demo/training/train.py NAME`
 
 
 def _package() -> str:
