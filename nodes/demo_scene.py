@@ -38,8 +38,8 @@ class DemoScene(io.ComfyNode):
                 io.Combo.Input(
                     "missing",
                     options=list(QUESTIONS),
-                    tooltip="What is left out of `image`. The inpainter (provoke-demo-world-inpainter in Load Upscale "
-                    "Model) fills a magenta square in; the coloriser colours grey shapes.",
+                    tooltip="What is left out of `image`: nothing, an object (a magenta square in its place), or the "
+                    "colours, which provoke-demo-world-coloriser in Load Upscale Model puts back.",
                 ),
             ],
             outputs=[

@@ -19,6 +19,7 @@ from .pack import ROOT
 
 IMAGES = ROOT / "web" / "docs" / "images"
 CELL, GAP, LINE = 192, 8, 20
+WORLD = {2: "coloriser"}  # what Demo Scene leaves out, and the model that is asked for it
 FONT = ImageFont.load_default(13)
 
 
@@ -125,13 +126,13 @@ def demo_scenes(nodes: Any) -> Image.Image:
 
 
 def demo_models(nodes: Any) -> Image.Image:
-    """What the world's inpainter, coloriser and VAE make of scenes that they never saw."""
+    """What the world's models make of scenes that they never saw."""
     import torch
 
     from nodes import VAELoader
 
     rows = []
-    for kind, name in ((1, "inpainter"), (2, "coloriser")):
+    for kind, name in WORLD.items():
         image = scenes(nodes, kind)[0]
         answer = upscaled(upscale_model(f"provoke-demo-world-{name}.safetensors"), image)
         rows += [row(list(image), [f"given to the {name}", *[""] * 4]), row(list(answer), ["its answer", *[""] * 4])]
@@ -144,9 +145,9 @@ def demo_models(nodes: Any) -> Image.Image:
 
 
 def vary_world(nodes: Any) -> Image.Image:
-    """The world's inpainter and coloriser, and three other answers each."""
+    """What the world's models answer, and three other answers each."""
     rows = []
-    for kind, name in ((1, "inpainter"), (2, "coloriser")):
+    for kind, name in WORLD.items():
         model = upscale_model(f"provoke-demo-world-{name}.safetensors")
         image, mask, *_ = scenes(nodes, kind, seed=6, count=2)
         results, default, attacked, *_ = attack(
@@ -159,6 +160,69 @@ def vary_world(nodes: Any) -> Image.Image:
     return stack(rows)
 
 
+def scores(nodes: Any) -> Image.Image:
+    """What the demo's two CLIPs say of five scenes and one sentence."""
+    import torch
+
+    image = nodes.DemoScene.execute(9, 5, "one", "nothing").args[0]
+    said = nodes.ReadDemoScene.execute(image).args[0].split("\n")
+    text = said[1].split(" on ")[0]
+    told = []
+    with torch.inference_mode():
+        for name in ("first", "second"):
+            (objective,) = nodes.ClipObjective.execute(nodes.LoadScorer.execute(name).args[0], text).args
+            told.append(nodes.ScoreImages.execute(image, objective).args[1])
+    captions = [f"first {a:.2f}, second {b:.2f}" for a, b in zip(*told, strict=True)]
+    sheet = row(list(image), captions)
+    titled = Image.new("RGB", (sheet.width, sheet.height + LINE), "white")
+    titled.paste(sheet, (0, LINE))
+    ImageDraw.Draw(titled).text((2, 2), f"similarity to '{text}'", fill="#333333", font=FONT)
+    return titled
+
+
+def steer_world(nodes: Any) -> Image.Image:
+    """The coloriser's usual answers, and what it answers when it is led to a colour."""
+    import torch
+
+    model = upscale_model("provoke-demo-world-coloriser.safetensors")
+    image = scenes(nodes, 2, seed=8, count=8)[0]
+    usual = upscaled(model, image)
+    said = nodes.ReadDemoScene.execute(usual).args[0].split("\n")
+    single = [i for i, line in enumerate(said) if " of " not in line and "above" not in line and "below" not in line]
+    clean = [i for i in single if not said[i].startswith("no clean")][:3]
+    defaults = {w.id: w.default for w in nodes.ClipTargetedAttack.define_schema().inputs if hasattr(w, "default")}
+    first = {w.id: w.options[0] for w in nodes.ClipTargetedAttack.define_schema().inputs if hasattr(w, "options")}
+    rows = []
+    with torch.inference_mode():
+        (scorer,) = nodes.LoadScorer.execute("first").args
+        for i in clean:
+            thing = said[i].split(" on ")[0]
+            shape = thing.split()[-1]
+            pictures, captions = [image[i], usual[i]], ["what it gets", f"answers: {thing}"]
+            for colour in ("red", "green", "blue", "yellow"):
+                fixed = {"epsilon": 8.0, "count": 1, "truncation": "clip", "source_text": thing}
+                inputs = {"model": model, "image": image[i : i + 1], "scorer": scorer, **fixed}
+                target = f"a {colour} {shape}"
+                found = nodes.ClipTargetedAttack.execute(**{**defaults, **first, **inputs, "target_text": target}).args
+                pictures.append(found[0][0])
+                captions.append(f"led to: {target}")
+            rows.append(row(pictures, captions, cell=160))
+    return stack(rows)
+
+
+def demo_drawings(nodes: Any) -> Image.Image:
+    """What Load Demo Models draws, three seeds of a prompt in a row, by both models."""
+    from ..benchmarks.world_diffusion.run import Painter
+
+    painter = Painter(nodes, "20 steps")
+    prompts = ("a red circle", "a yellow triangle above a blue ring", "a green square left of a pink circle")
+    rows = []
+    for prompt in prompts:
+        pictures = painter.draw(prompt, 5, 5).movedim(1, -1)
+        rows.append(row(list(pictures), [prompt[:32], *["another seed"] * 4]))
+    return stack(rows)
+
+
 PICTURES: dict[str, Callable[[Any], Image.Image]] = {
     "vary-inpainter": vary_inpainter,
     "vary-epsilon": vary_epsilon,
@@ -167,6 +231,9 @@ PICTURES: dict[str, Callable[[Any], Image.Image]] = {
     "demo-photos": demo_photos,
     "demo-scenes": demo_scenes,
     "demo-models": demo_models,
+    "demo-drawings": demo_drawings,
+    "scores": scores,
+    "steer-world": steer_world,
 }
 """By the name of its file."""
 
