@@ -64,11 +64,6 @@ def flow_unet(
     return model
 
 
-def with_lora(model: Any, lora: Mapping[str, Tensor]) -> Any:
-    """The model with a LoRA at strength 1, as *Load LoRA (Model)* gives it."""
-    return comfy.sd.load_lora_for_models(model, None, dict(lora), 1.0, 0.0)[0]
-
-
 def clip_text_encoder(
     weights: Mapping[str, Tensor],
     sizes: Mapping[str, Any],

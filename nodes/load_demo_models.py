@@ -10,10 +10,7 @@ from safetensors.torch import load_file
 from ..host.api import io, schema
 from .demo_access import demo, weights
 
-KINDS = {
-    "20 steps": None,
-    "4 steps (few-step)": "provoke-demo-few-step.safetensors",
-}
+KINDS = ("20 steps",)
 
 
 class LoadDemoModels(io.ComfyNode):
@@ -33,8 +30,7 @@ class LoadDemoModels(io.ComfyNode):
                 io.Combo.Input(
                     "model",
                     options=list(KINDS),
-                    tooltip="'20 steps' is the ordinary model (KSampler: 20 steps, cfg 3). The few-step one (4 steps, "
-                    "cfg 1) is fast and hardly reacts to the seed, like the distilled models it stands for.",
+                    tooltip="Which one; in KSampler: 20 steps, cfg 3, euler, simple.",
                 ),
             ],
             outputs=[
@@ -52,9 +48,6 @@ class LoadDemoModels(io.ComfyNode):
         unet = load_file(weights("diffusion_models", "provoke-demo-diffusion.safetensors"))
         latent = build.PlainLatent(generators.LATENT_RGB)
         made = build.flow_unet(unet, generators.UNET, latent)
-        lora = KINDS[model]
-        if lora is not None:
-            made = build.with_lora(made, load_file(weights("loras", lora)))
         config = json.loads(weights("provoke_clip", "first", "config.json").read_text(encoding="utf-8"))
         clip = build.clip_text_encoder(
             tower.host_text_weights(load_file(weights("provoke_clip", "first", "model.safetensors"))),

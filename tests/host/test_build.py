@@ -136,15 +136,3 @@ def test_embedding_files_are_found(built: dict[str, Any], tmp_path: Path) -> Non
     plain, changed = encoded(clip, "a red circle"), encoded(clip, "a red circle embedding:mine")
     assert not torch.equal(plain[0][0], changed[0][0])
     assert changed[0][0].shape == (1, 77, 128)
-
-
-def test_a_lora_changes_the_model_and_leaves_the_first_alone(built: dict[str, Any]) -> None:
-    weight = built["weights"]["input_blocks.1.1.proj_in.weight"]
-    lora = {
-        "diffusion_model.input_blocks.1.1.proj_in.lora_up.weight": torch.randn(weight.shape[0], 4),
-        "diffusion_model.input_blocks.1.1.proj_in.lora_down.weight": torch.randn(4, *weight.shape[1:]),
-    }
-    with torch.inference_mode():
-        changed = built["build"].with_lora(built["model"], lora)
-    assert list(changed.patches) == ["diffusion_model.input_blocks.1.1.proj_in.weight"]
-    assert not built["model"].patches

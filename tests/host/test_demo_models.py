@@ -1,0 +1,122 @@
+"""Load Demo Models: genuine objects, which the host's own nodes run, and pictures that show what the prompt says.
+
+The full figures are in the card; here a few held-out prompts.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from provoke.demo.captions import canonical
+from provoke.demo.checker import objects_right, read
+from provoke.demo.world import render, sample
+
+
+@pytest.fixture(scope="module")
+def models(comfy: ModuleType) -> tuple[Any, Any, Any]:
+    import provoke.nodes
+
+    with torch.inference_mode():
+        return provoke.nodes.LoadDemoModels.execute("20 steps").args
+
+
+def said(clip: Any, text: str) -> Any:
+    from nodes import CLIPTextEncode
+
+    return CLIPTextEncode().encode(clip, text)[0]
+
+
+def drawn(models: tuple[Any, Any, Any], text: str, seed: int, steps: int = 20, latent: Any = None) -> Tensor:
+    """Through the host's own nodes, B 3 64 64."""
+    from nodes import EmptyLatentImage, KSampler, VAEDecode
+
+    model, clip, vae = models
+    with torch.inference_mode():
+        start = latent or EmptyLatentImage().generate(64, 64, 1)[0]
+        strength = 0.6 if latent else 1.0
+        found = KSampler().sample(
+            model, seed, steps, 3.0, "euler", "simple", said(clip, text), said(clip, ""), start, denoise=strength
+        )[0]
+        return VAEDecode().decode(vae, found)[0].movedim(-1, 1).clone()
+
+
+def test_pictures_show_what_the_prompt_says(models: tuple[Any, Any, Any]) -> None:
+    """Eight prompts of one object and eight of two: at least 12 of 16 right."""
+    right = 0
+    for objects in (1, 2):
+        scenes = sample(8, torch.Generator().manual_seed(70 + objects), part="held out", objects=objects)
+        pictures = torch.cat([drawn(models, canonical(scene), i) for i, scene in enumerate(scenes)])
+        right += int(objects_right(read(pictures), scenes).sum())
+    assert right >= 12
+
+
+def test_the_unconditional_model_ignores_the_prompt_no_more_than_it_should(models: tuple[Any, Any, Any]) -> None:
+    one, same, other = (drawn(models, text, 3, 8) for text in ("a red circle", "a red circle", "a blue square"))
+    assert torch.equal(one, same)
+    assert float((one - other).abs().mean()) > 0.02
+
+
+def test_a_picture_can_be_gone_on_with(models: tuple[Any, Any, Any]) -> None:
+    """VAE Encode, a mask, and KSampler with less than full denoising: outside the mask the latent stays."""
+    from nodes import SetLatentNoiseMask, VAEEncode
+
+    vae = models[2]
+    scene = sample(1, torch.Generator().manual_seed(4), objects=1)
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1
+    with torch.inference_mode():
+        latent = VAEEncode().encode(vae, render(scene).movedim(1, -1))[0]
+        masked = SetLatentNoiseMask().set_mask(latent, mask)[0]
+    before = latent["samples"].clone()
+    picture = drawn(models, "a blue circle", 5, 8, masked)
+    with torch.inference_mode():
+        after = VAEEncode().encode(vae, picture.movedim(1, -1))[0]["samples"]
+    assert float((after - before)[..., :2].abs().mean()) < float((after - before)[..., 5:].abs().mean())
+
+
+def test_the_custom_sampler_draws_the_same(models: tuple[Any, Any, Any]) -> None:
+    from comfy_extras.nodes_custom_sampler import (
+        BasicScheduler,
+        CFGGuider,
+        KSamplerSelect,
+        RandomNoise,
+        SamplerCustomAdvanced,
+    )
+
+    from nodes import EmptyLatentImage, VAEDecode
+
+    model, clip, vae = models
+    with torch.inference_mode():
+        guider = CFGGuider.execute(model, said(clip, "a pink ring"), said(clip, ""), 3.0).args[0]
+        sigmas = BasicScheduler.execute(model, "simple", 6, 1.0).args[0]
+        sampler, noise = KSamplerSelect.execute("euler").args[0], RandomNoise.execute(9).args[0]
+        latent = EmptyLatentImage().generate(64, 64, 1)[0]
+        found = SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]
+        picture = VAEDecode().decode(vae, found)[0].movedim(-1, 1)
+    torch.testing.assert_close(picture, drawn(models, "a pink ring", 9, 6), atol=1e-4, rtol=0)
+
+
+def test_a_foreign_lora_gives_the_hosts_own_warning(
+    models: tuple[Any, Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    import comfy.sd
+
+    lora = {
+        "lora_unet_down_blocks_9_attentions_0_proj_in.lora_up.weight": torch.zeros(4, 2),
+        "lora_unet_down_blocks_9_attentions_0_proj_in.lora_down.weight": torch.zeros(2, 4),
+    }
+    disabled = logging.root.manager.disable
+    logging.disable(logging.NOTSET)
+    try:
+        with torch.inference_mode(), caplog.at_level(logging.WARNING):
+            changed, _ = comfy.sd.load_lora_for_models(models[0], None, lora, 1.0, 0.0)
+    finally:
+        logging.disable(disabled)
+    assert "not loaded" in caplog.text.lower()
+    assert not changed.patches
