@@ -55,17 +55,18 @@ class ScoreImages(io.ComfyNode):
         batch = pictures(images, "images")
         reference = None if default is None else _fitting(pictures(default, "default"), batch)
         found: dict[str, list[Tensor]] = {}
-        totals = []
+        totals, weights = [], dict[str, float]()
         with judging(*objective.held), torch.no_grad():
             for index in range(len(batch)):  # one at a time: a batch has no say in a picture's figure, nor in memory
                 one = slice(index, index + 1)
                 part = objective.build(Situation(None if reference is None else reference[one]))
                 terms = part.terms(batch[one])
+                weights = {name: weight for name, (weight, _) in part.parts.items()}
                 totals.append(part.total(terms).float().cpu())
                 for name, value in terms.items():
                     found.setdefault(name, []).append(value.float().cpu())
         scores = Scores(torch.cat(totals), {name: torch.cat(values) for name, values in found.items()})
-        return io.NodeOutput(scores, scores.total.tolist(), _report(scores, objective))
+        return io.NodeOutput(scores, scores.total.tolist(), _report(scores, weights))
 
 
 class PickBest(io.ComfyNode):
@@ -150,12 +151,11 @@ def _fitting(default: Tensor, images: Tensor) -> Tensor:
     return default.expand(len(images), -1, -1, -1)
 
 
-def _report(scores: Scores, objective: Parts) -> str:
-    weights = {name: f" x {term.weight:g}" for name, term in zip(scores.terms, objective.terms, strict=False)}
+def _report(scores: Scores, weights: dict[str, float]) -> str:
     lines = [f"mean     {float(scores.total.mean()):.4f} of {len(scores.total)}"]
     for index, total in enumerate(scores.total.tolist()):
         line = f"image {index + 1}  {total:.4f}"
         if len(scores.terms) > 1:
-            line += "  = " + " + ".join(f"{v[index]:.4f}{weights[name]}" for name, v in scores.terms.items())
+            line += "  = " + " + ".join(f"{v[index]:.4f} x {weights[name]:g}" for name, v in scores.terms.items())
         lines.append(line)
     return "\n".join(["measured " + ", ".join(scores.terms), *lines])
