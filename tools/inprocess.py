@@ -35,6 +35,20 @@ def open_pack(threads: int = 1) -> ModuleType:
     return nodes
 
 
+def execute(node: Any, **inputs: Any) -> Any:
+    """What a node gives for these inputs, its widgets' defaults (of a combo the first option) otherwise.
+
+    In inference mode, as the executor calls it.
+    """
+    import torch
+
+    widgets = node.define_schema().inputs
+    defaults = {widget.id: widget.default for widget in widgets if hasattr(widget, "default")}
+    first = {widget.id: widget.options[0] for widget in widgets if hasattr(widget, "options")}
+    with torch.inference_mode():
+        return node.execute(**{**defaults, **first, **inputs}).args
+
+
 def upscale_model(name: str) -> Any:
     """What the host's *Load Upscale Model* gives for a file of its list."""
     import torch

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..demo.photos import photo_names
-from .inprocess import open_pack, upscale_model, upscaled
+from .inprocess import execute, open_pack, upscale_model, upscaled
 from .pack import ROOT
 
 IMAGES = ROOT / "web" / "docs" / "images"
@@ -55,13 +55,8 @@ def save(picture: Image.Image, name: str) -> Path:
 
 
 def attack(nodes: Any, **inputs: Any) -> Any:
-    """The node with its defaults."""
-    import torch
-
-    widgets = {w.id: w.default for w in nodes.UntargetedAttack.define_schema().inputs if hasattr(w, "default")}
-    first = {w.id: w.options[0] for w in nodes.UntargetedAttack.define_schema().inputs if hasattr(w, "options")}
-    with torch.inference_mode():
-        return nodes.UntargetedAttack.execute(**{**widgets, **first, **inputs}).args
+    """Vary Result with its defaults."""
+    return execute(nodes.UntargetedAttack, **inputs)
 
 
 def vary_inpainter(nodes: Any) -> Image.Image:
@@ -190,8 +185,6 @@ def steer_world(nodes: Any) -> Image.Image:
     said = nodes.ReadDemoScene.execute(usual).args[0].split("\n")
     single = [i for i, line in enumerate(said) if " of " not in line and "above" not in line and "below" not in line]
     clean = [i for i in single if not said[i].startswith("no clean")][:3]
-    defaults = {w.id: w.default for w in nodes.ClipTargetedAttack.define_schema().inputs if hasattr(w, "default")}
-    first = {w.id: w.options[0] for w in nodes.ClipTargetedAttack.define_schema().inputs if hasattr(w, "options")}
     rows = []
     with torch.inference_mode():
         (scorer,) = nodes.LoadScorer.execute("first").args
@@ -203,7 +196,7 @@ def steer_world(nodes: Any) -> Image.Image:
                 fixed = {"epsilon": 8.0, "count": 1, "truncation": "clip", "source_text": thing}
                 inputs = {"model": model, "image": image[i : i + 1], "scorer": scorer, **fixed}
                 target = f"a {colour} {shape}"
-                found = nodes.ClipTargetedAttack.execute(**{**defaults, **first, **inputs, "target_text": target}).args
+                found = execute(nodes.ClipTargetedAttack, **inputs, target_text=target)
                 pictures.append(found[0][0])
                 captions.append(f"led to: {target}")
             rows.append(row(pictures, captions, cell=160))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ...demo.photos import mark_hole
-from ...tools.inprocess import open_pack, upscale_model, upscaled
+from ...tools.inprocess import execute, open_pack, upscale_model, upscaled
 
 HERE = Path(__file__).resolve().parent
 EPSILONS = (2.0, 4.0, 8.0)
@@ -134,14 +134,8 @@ def measure(
 
 def attack(nodes: Any, model: Any, image: Tensor, hole: Tensor | None, epsilon: float, **choices: Any) -> Any:
     """The node, as the executor calls it, with its defaults otherwise."""
-    widgets = nodes.UntargetedAttack.define_schema().inputs
-    inputs = {widget.id: widget.default for widget in widgets if hasattr(widget, "default")}
-    combos = {widget.id: widget.options[0] for widget in widgets if hasattr(widget, "options")}
     fixed = {"epsilon": epsilon, "steps": STEPS, "count": COUNT, "seed": 0, "diversity": DIVERSITY}
-    with torch.inference_mode():
-        return nodes.UntargetedAttack.execute(
-            **{**inputs, **combos, **fixed, **choices, "model": model, "image": image, "mask": hole}
-        ).args
+    return execute(nodes.UntargetedAttack, **{**fixed, **choices, "model": model, "image": image, "mask": hole})
 
 
 def one_crop(

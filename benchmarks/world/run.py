@@ -21,18 +21,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ...demo.captions import WORDS, captions, parse
-from ...demo.checker import objects_right, read, relation_right, wilson
+from ...demo.checker import objects_right, read, relation_right
 from ...demo.world import Scene, batch, render, sample, split
+from ..rates import rate
 from .fakes import NEAR, NO_SCENES, OTHER_SHAPES, disturbances, harder, other_shape, soft
 
 HERE = Path(__file__).resolve().parent
 SCENES, FAKES = 4096, 1000
 COLUMNS, ENLARGED, LINE = 8, 128, 12  # of the contact sheet
-
-
-def rate(right: int, of: int) -> dict[str, Any]:
-    low, high = wilson(right, of)
-    return {"rate": round(right / of, 5), "low": round(low, 5), "high": round(high, 5), "n": of}
 
 
 def reading_rates(pictures: dict[str, Tensor], scenes: list[Scene]) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...demo.checker import Reading, read, wilson
-from ...tools.inprocess import open_pack, upscale_model, upscaled
+from ...demo.checker import Reading, read
+from ...tools.inprocess import execute, open_pack, upscale_model, upscaled
+from ..rates import rate
 
 HERE = Path(__file__).resolve().parent
 MODELS = {"inpainter": 1, "coloriser": 2}  # the model, and what the question leaves out
@@ -53,20 +54,9 @@ def shown(reading: Reading) -> tuple[tuple[str, str], ...] | None:
     return tuple(sorted(reading.facts.objects)) if reading.clean else None
 
 
-def rate(right: int, of: int) -> dict[str, Any]:
-    low, high = wilson(right, of)
-    return {"rate": round(right / of, 4), "low": round(low, 4), "high": round(high, 4), "n": of}
-
-
 def attack(nodes: Any, model: Any, image: Tensor, mask: Tensor | None, **choices: Any) -> Tensor:
     """The node's results, with its defaults otherwise: B*count H W 3."""
-    widgets = nodes.UntargetedAttack.define_schema().inputs
-    inputs = {widget.id: widget.default for widget in widgets if hasattr(widget, "default")}
-    combos = {widget.id: widget.options[0] for widget in widgets if hasattr(widget, "options")}
-    with torch.inference_mode():
-        return nodes.UntargetedAttack.execute(
-            **{**inputs, **combos, "seed": 0, "model": model, "image": image, "mask": mask, **choices}
-        ).args[0]
+    return execute(nodes.UntargetedAttack, model=model, image=image, mask=mask, **choices)[0]
 
 
 def sign_noise(image: Tensor, epsilon: float, free: Tensor, seed: int) -> Tensor:

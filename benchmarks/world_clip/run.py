@@ -21,18 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...demo.captions import canonical, captions
-from ...demo.checker import wilson
 from ...demo.clip_models import NAMES, encode_pictures, load_clip
 from ...demo.training import clip_measure as measure
 from ...demo.world import Facts, render, sample
+from ..rates import rate
 
 HERE = Path(__file__).resolve().parent
 SCENES, ROUNDS = 1024, 8
-
-
-def rate(right: int, of: int) -> dict[str, Any]:
-    low, high = wilson(right, of)
-    return {"rate": round(right / of, 4), "low": round(low, 4), "high": round(high, 4), "n": of}
 
 
 def changes(rng: torch.Generator) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -25,7 +25,8 @@ from ...demo.captions import canonical
 from ...demo.checker import objects_right, read, relation_right
 from ...demo.world import sample
 from ...tools.inprocess import open_pack
-from ..world_attack.run import percent, rate
+from ..rates import rate
+from ..world_attack.run import percent
 
 HERE = Path(__file__).resolve().parent
 MODELS = {"20 steps": (20, 3.0)}  # steps and cfg

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ...demo.world import COLOURS, SHAPES
-from ...tools.inprocess import open_pack, upscale_model, upscaled
-from ..world_attack.run import LEVELS, MODELS, percent, rate, readings, sign_noise
+from ...tools.inprocess import execute, open_pack, upscale_model, upscaled
+from ..rates import rate
+from ..world_attack.run import LEVELS, MODELS, percent, readings, sign_noise
 
 HERE = Path(__file__).resolve().parent
 EPSILONS = (2.0, 4.0, 8.0)
@@ -44,12 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def steer(nodes: Any, scorer: Any, model: Any, image: Tensor, mask: Tensor | None, **choices: Any) -> Tensor:
     """The node's results, with its defaults otherwise."""
-    widgets = nodes.ClipTargetedAttack.define_schema().inputs
-    inputs = {widget.id: widget.default for widget in widgets if hasattr(widget, "default")}
-    combos = {widget.id: widget.options[0] for widget in widgets if hasattr(widget, "options")}
     fixed = {"model": model, "image": image, "mask": mask, "scorer": scorer, "count": 1, "steps": STEPS}
-    with torch.inference_mode():
-        return nodes.ClipTargetedAttack.execute(**{**inputs, **combos, **fixed, **choices}).args[0]
+    return execute(nodes.ClipTargetedAttack, **{**fixed, **choices})[0]
 
 
 def caption(thing: tuple[str, str]) -> str:

@@ -23,21 +23,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...demo.checker import objects_right, read, relation_right, wilson
+from ...demo.checker import objects_right, read, relation_right
 from ...demo.training.classifiers import disturbed
 from ...demo.training.vae import Taesd, full_size
 from ...demo.vision_models import CLASSIFIERS, EDGE, JUDGE, SEARCHED, VAE, edge_map, normalise, thin_edge_map
 from ...demo.world import SHAPES, render, sample
+from ..rates import rate
 
 HERE = Path(__file__).resolve().parent
 PICTURES, PART = 2048, 128
 NOISES = (0.0, 0.1, 0.2, 0.3)  # added to the latents
 COLUMNS, ENLARGED = 10, 96  # of the sheet
-
-
-def rate(right: int, of: int) -> dict[str, Any]:
-    low, high = wilson(right, of)
-    return {"rate": round(right / of, 5), "low": round(low, 5), "high": round(high, 5), "n": of}
 
 
 def facts(net: nn.Module, file: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...demo.captions import canonical, captions, parse
-from ...demo.checker import objects_right, read, wilson
+from ...demo.checker import objects_right, read
 from ...demo.training import blip2_measure as measure
 from ...demo.training import language, vae
 from ...demo.vision_models import normalise
@@ -35,17 +35,13 @@ from ...demo.vlm_models import (
     match,
 )
 from ...demo.world import render, sample, split
+from ..rates import rate
 
 HERE = Path(__file__).resolve().parent
 SCENES, SAMPLES = 768, 4096
 NOISES = (0.0, 0.15, 0.3)  # in the VAE's latents, whose standard deviation is about 1
 
 Change = Callable[[Tensor], Tensor]
-
-
-def rate(right: int, of: int) -> dict[str, Any]:
-    low, high = wilson(right, of)
-    return {"rate": round(right / of, 4), "low": round(low, 4), "high": round(high, 4), "n": of}
 
 
 def rates(found: dict[str, tuple[int, int]]) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ APART = 12.0  # times their own distance: how far apart the shades are at first,
 CLOSE = 0.55  # of the training: from here on they are as they are
 LOOSE = 0.7  # levels of 255 by which a shade may miss its own, in training
 BEYOND = 10.0  # levels by which the outermost shades may reach further
-ATTACKED = 0.92  # of the training: from here on half of a batch is attacked
+ATTACKED = 0.8  # of the training: from here on half of a batch is attacked
 EPSILON, MOVES = 8 / 255, 3  # of that attack, by signs
 
 
@@ -37,7 +37,7 @@ class _Committed(ABC):
 
     folder = "upscale_models"
     name: str
-    steps = 1800
+    steps = 2000
     batch = 48
     rate = 2e-3
     keeps_asked: bool  # whether an attack must leave alone what is asked for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from provoke.core.errors import ProvokeError
+from provoke.tools.inprocess import execute
 
 QUICK: dict[str, Any] = {"epsilon": 8.0, "steps": 4, "count": 1, "copies": 2, "target_text": "a blue circle"}
 
@@ -48,11 +48,7 @@ def grey(nodes: ModuleType) -> Tensor:
 
 def steer(nodes: ModuleType, **inputs: Any) -> tuple[Any, ...]:
     """As the executor calls it: in inference mode, widget values by name, defaults otherwise."""
-    widgets = nodes.ClipTargetedAttack.define_schema().inputs
-    defaults = {widget.id: widget.default for widget in widgets if hasattr(widget, "default")}
-    combos = {widget.id: widget.options[0] for widget in widgets if hasattr(widget, "options")}
-    with torch.inference_mode():
-        return nodes.ClipTargetedAttack.execute(**{**defaults, **combos, **QUICK, **inputs}).args
+    return execute(nodes.ClipTargetedAttack, **{**QUICK, **inputs})
 
 
 def host(model: Any, image: Tensor) -> Tensor:
@@ -147,7 +143,6 @@ def test_the_model_and_the_judge_stay_loaded_together(
     monkeypatch.setattr(management, "load_models_gpu", spy)
     model = build.compact()
     steer(nodes, model=model, image=photo(1, 32, 32), scorer=scorer)
-    assert "patchers" in inspect.signature(type(scorer)).parameters
     together = [models for models in asked if scorer.patchers[0] in models and len(models) > 1]
     assert together or not hasattr(model, "patcher")
 

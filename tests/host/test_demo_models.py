@@ -56,7 +56,7 @@ def test_pictures_show_what_the_prompt_says(models: tuple[Any, Any, Any]) -> Non
     assert right >= 12
 
 
-def test_the_unconditional_model_ignores_the_prompt_no_more_than_it_should(models: tuple[Any, Any, Any]) -> None:
+def test_the_prompt_matters_and_equal_seeds_give_equal_pictures(models: tuple[Any, Any, Any]) -> None:
     one, same, other = (drawn(models, text, 3, 8) for text in ("a red circle", "a red circle", "a blue square"))
     assert torch.equal(one, same)
     assert float((one - other).abs().mean()) > 0.02
