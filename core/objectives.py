@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ProvokeError
@@ -35,7 +36,8 @@ class WeightedSum:
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
         """Each part's unweighted value, B each. Parts of weight 0 cost nothing: they are left out."""
-        return {name: objective(image) for name, (weight, objective) in self.parts.items() if weight != 0}
+        values = {name: objective(image) for name, (weight, objective) in self.parts.items() if weight != 0}
+        return {name: value.to(image.device) for name, value in values.items()}  # a judge may sit elsewhere
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of what `terms` returned: B."""
@@ -51,6 +53,12 @@ def _mean(x: Tensor, region: Tensor | None) -> Tensor:
         return x.flatten(1).mean(1)
     weight = region.to(x).expand(x.shape[0], 1, *x.shape[2:])
     return (x * weight).flatten(1).sum(1) / (weight.flatten(1).sum(1) * x.shape[1])
+
+
+def region_at(region: Tensor, image: Tensor) -> Tensor:
+    """A region (B 1 H W in [0, 1]) at the height and width of an image, B C h w: of each pixel the share inside."""
+    region = region.to(image)
+    return region if region.shape[-2:] == image.shape[-2:] else F.interpolate(region, image.shape[-2:], mode="area")
 
 
 def l1_distance(reference: Tensor, region: Tensor | None = None) -> Objective:

@@ -12,13 +12,33 @@ import torch
 from torch import Tensor
 
 from .errors import ProvokeError
-from .objectives import Objective
+from .objectives import Objective, region_at
 
 Embed = Callable[[Tensor], Tensor]
 Logits = Callable[[Tensor], Tensor]
 
 # Below this a difference of two unit vectors has no direction worth following: float32 knows them to about 1e-7.
 _STILL = 1e-4
+
+
+def looking_at(
+    judge: Callable[[Tensor], Tensor], region: Tensor | None, default: Tensor | None
+) -> Callable[[Tensor], Tensor]:
+    """A judge (`embed` or `logits`) that sees a picture in a region only.
+
+    Args:
+        region: B 1 h w in [0, 1], of any size; None for the whole picture.
+        default: what it sees elsewhere, B C H W in [0, 1]; None for mid grey.
+    """
+    if region is None:
+        return judge
+    rest = 0.5 if default is None else default
+
+    def look(image: Tensor) -> Tensor:
+        inside = region_at(region, image)
+        return judge(image * inside + (rest if isinstance(rest, float) else rest.to(image)) * (1 - inside))
+
+    return look
 
 
 def similarity(embed: Embed, target: Tensor) -> Objective:

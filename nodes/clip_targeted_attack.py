@@ -6,7 +6,6 @@ ball of a few 8-bit levels. step rule: Auto-PGD. Source: arXiv 2403.08294; augme
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +18,7 @@ from ..host.judges import Held, judging
 from . import image_attack, image_attack_sockets
 from .attack_settings import AttackSettings
 from .image_attack_report import Verdict
-from .objective import ScorerSocket
+from .objective import Make, ScorerSocket, Situation
 from .objectives import check_target, vector
 
 GUIDANCES = ["auto", "similarity", "direction (dot product)", "direction (cosine)"]
@@ -112,24 +111,17 @@ class ClipTargetedAttack(io.ComfyNode):
         still = "source and target are the same" if source is not None and semantic.same(targets[0], source) else ""
         together = diversity > 0 and settings.count > 1
 
-        def towards(default: Tensor, region: Tensor | None) -> WeightedSum:
-            def embed(image: Tensor) -> Tensor:
-                return scorer.judge.encode_images(image)
-
-            target = targets[0].to(default.device)
+        def towards(situation: Situation) -> WeightedSum:
+            default = situation.needs_default("target")
+            embed, target = scorer.judge.encode_images, targets[0].to(default.device)
             if source is None:
                 objective = semantic.similarity(embed, target)
             else:
-                objective = semantic.directional(
-                    embed,
-                    default,
-                    target,
-                    source.to(default.device),
-                    cosine=guidance == "direction (cosine)",
-                )
+                cosine = guidance == "direction (cosine)"
+                objective = semantic.directional(embed, default, target, source.to(default.device), cosine=cosine)
             parts = {"target": (1.0, objective)}
             if together:
-                parts["diversity"] = (diversity, objectives.pairwise_diversity(settings.count, region))
+                parts["diversity"] = (diversity, objectives.pairwise_diversity(settings.count, situation.region))
             return WeightedSum(parts)
 
         return image_attack.run(
@@ -177,9 +169,9 @@ def _directed(guidance: str, source_text: str, target_picture: Tensor | None, so
     return there and guidance != "similarity"
 
 
-def _similarity(held: Held, target: Tensor) -> Callable[[Tensor], Tensor]:
+def _similarity(held: Held, target: Tensor) -> Make:
     def score(image: Tensor) -> Tensor:
         vectors = held.judge.encode_images(image)
         return (vectors * target.to(vectors)).sum(-1)
 
-    return score
+    return lambda situation: score

@@ -6,7 +6,7 @@ Batches are image-major everywhere: image 0's `count` variations first, then ima
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,6 @@ from ..core import steps as rules
 from ..core.augment import Augmentation
 from ..core.budgets import Budget
 from ..core.errors import ProvokeError
-from ..core.objectives import Objective
 from ..core.problem import ImageProblem
 from ..core.search import Selection, Step, sample_generators, search, select
 from ..host.api import io
@@ -27,14 +26,12 @@ from ..host.judges import Held
 from ..host.progress import drive
 from .attack_settings import LEVELS, AttackSettings
 from .image_attack_report import Measured, Verdict, describe
-
-# default result (B C h w), region (B 1 h w or None) -> what to climb
-MakeObjective = Callable[[Tensor, "Tensor | None"], Objective]
+from .objective import Make, Situation
 
 
 def run(
     settings: AttackSettings,
-    make_objective: MakeObjective,
+    make_objective: Make,
     *,
     coupled: bool = False,
     judges: Sequence[Held] = (),
@@ -98,7 +95,7 @@ class _Attack:
         s: AttackSettings,
         picture: Tensor,
         model: ImageModel,
-        make_objective: MakeObjective,
+        make_objective: Make,
         coupled: bool,
         augment: Augmentation | None,
         copies: int,
@@ -113,7 +110,7 @@ class _Attack:
         budget = s.budget(_repeat(image, s.count), None if allowed is None else _repeat(allowed, s.count))
         rngs = sample_generators(s.seed, len(image), s.count)
         rule = rules.RandomDraws(rngs) if s.method == "random" else s.rule(budget)
-        problem = ImageProblem(model, make_objective(default, region), augment=augment, copies=copies)
+        problem = ImageProblem(model, make_objective(Situation(default, region)), augment=augment, copies=copies)
         return cls(s, problem, budget, rule, rngs, region, s.count if coupled else 1)
 
     def search(self) -> tuple[Step, list[float]]:

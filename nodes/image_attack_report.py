@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,14 +12,15 @@ from ..core.budgets import Budget
 from ..core.objectives import l1_distance, pairwise_distances
 from ..core.search import Selection, Step
 from .attack_settings import LEVELS, AttackSettings
+from .objective import Make, Situation
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A score for the report: what a judge says of pictures, B C H W in [0, 1] -> B."""
+    """A score for the report: what an objective says of the results, measured when they are there."""
 
     name: str
-    score: Callable[[Tensor], Tensor]
+    make: Make
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def describe(
         )
     for verdict in m.verdicts:
         with torch.no_grad():
-            before, after, noisy = (verdict.score(images).float().cpu() for images in (default, results, by_noise))
+            score = verdict.make(Situation(default, region))
+            before, after, noisy = (score(images).float().cpu() for images in (default, results, by_noise))
         lines.append(f"score      {verdict.name}: of the results (of the default; by random noise)")
         rows = zip(*(scores.view(-1, s.count) for scores in (after, before, noisy)), strict=True)
         lines += [

@@ -109,7 +109,8 @@ def inputs() -> list[io.Input]:
             step=0.5,
             advanced=True,
             tooltip="Stop the results of an image as soon as their score reaches this many 8-bit levels: change plus "
-            "contrast plus diversity, each times its weight. 0 uses all steps.",
+            "contrast plus diversity, each times its weight (of an objective or a similarity: 255 times it). 0 uses "
+            "all steps.",
         ),
         io.Float.Input(
             "time_limit",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import ProvokeError
-from ..core.objectives import Objective, WeightedSum
+from ..core.objectives import Objective, WeightedSum, region_at
+from ..core.semantic import looking_at
 from ..host.api import io
 from ..host.judges import Held
 
@@ -39,6 +39,10 @@ class Situation:
                 "connect them to `default`",
             )
         return self.default
+
+    def seen_by(self, judge: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """The judge, looking at the region: outside it it sees the default, or mid grey where there is none."""
+        return looking_at(judge, self.region, self.default)
 
 
 Make = Callable[[Situation], Objective]
@@ -70,6 +74,11 @@ class Parts:
     """An objective as it travels on a socket: a weighted sum of terms."""
 
     terms: tuple[Term, ...]
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+        return ", ".join(term.name for term in self.terms)
 
     @property
     def held(self) -> tuple[Held, ...]:
@@ -106,19 +115,7 @@ def _region(mask: Tensor, situation: Situation) -> Tensor:
             "one mask, or one for each picture",
             "give one mask",
         )
-    region = region.repeat_interleave(len(default) // len(region), 0)
-    return F.interpolate(region.to(default), default.shape[-2:], mode="area")
-
-
-def shown(image: Tensor, situation: Situation) -> Tensor:
-    """A picture as a judge is to see it: outside the region the default, or mid grey where there is none."""
-    if situation.region is None:
-        return image
-    region = situation.region.to(image)
-    if region.shape[-2:] != image.shape[-2:]:
-        region = F.interpolate(region, image.shape[-2:], mode="area")
-    rest = 0.5 if situation.default is None else situation.default.to(image)
-    return image * region + rest * (1 - region)
+    return region_at(region.repeat_interleave(len(default) // len(region), 0), default)
 
 
 def pictures(image: Tensor, name: str) -> Tensor:

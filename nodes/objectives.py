@@ -12,16 +12,39 @@ from ..core.errors import ProvokeError
 from ..core.objectives import Objective
 from ..host.api import io, schema
 from ..host.judges import Held
-from .objective import ClassifierSocket, ObjectiveSocket, Parts, ScorerSocket, Situation, Term, one_of, pictures, shown
+from .objective import ClassifierSocket, ObjectiveSocket, Parts, ScorerSocket, Situation, Term, one_of, pictures
 
-OUT = "For searches and Score Images. Higher is more; the method says whether it wants more or less."
-REGION = "Where the picture counts (1); a judge sees the default result elsewhere. Everywhere if not connected."
 DISTANCES = {
     "mean absolute (L1)": objectives.l1_distance,
     "root mean square (L2)": objectives.l2_distance,
     "mean colour": objectives.mean_shift,
     "contrast": objectives.variance_shift,
 }
+
+
+def _scorer() -> io.Input:
+    return ScorerSocket.Input("scorer", tooltip="From Load CLIP Scorer.")
+
+
+def _picture(name: str, tooltip: str) -> io.Input:
+    return io.Image.Input(name, optional=True, tooltip=tooltip)
+
+
+def _region() -> io.Input:
+    return io.Mask.Input(
+        "region",
+        optional=True,
+        tooltip="Where the picture counts (1); a judge sees the default result elsewhere. Everywhere if not connected.",
+    )
+
+
+def _objective() -> list[io.Output]:
+    return [
+        ObjectiveSocket.Output(
+            "objective",
+            tooltip="For searches and Score Images. Higher is more; the method says whether it wants more or less.",
+        )
+    ]
 
 
 def one(term: Term) -> io.NodeOutput:
@@ -44,9 +67,9 @@ class DistanceObjective(io.ComfyNode):
             inputs=[
                 io.Combo.Input("distance", options=list(DISTANCES), tooltip="What is compared, pixel by pixel or of "
                                "the whole picture's colours."),
-                io.Mask.Input("region", optional=True, tooltip=REGION),
+                _region(),
             ],
-            outputs=[ObjectiveSocket.Output("objective", tooltip=OUT)],
+            outputs=_objective(),
         )  # fmt: skip
 
     @classmethod
@@ -72,12 +95,12 @@ class ClipObjective(io.ComfyNode):
             "to 1. A picture as the target is used instead of the text.",
             search_aliases=["provoke", "CLIP", "loss", "text similarity", "image similarity", "clip score"],
             inputs=[
-                ScorerSocket.Input("scorer", tooltip="From Load CLIP Scorer."),
+                _scorer(),
                 io.String.Input("text", multiline=True, default="", tooltip="What the picture is to match, in words."),
-                io.Image.Input("picture", optional=True, tooltip="A picture to match, instead of the text."),
-                io.Mask.Input("region", optional=True, tooltip=REGION),
+                _picture("picture", "A picture to match, instead of the text."),
+                _region(),
             ],
-            outputs=[ObjectiveSocket.Output("objective", tooltip=OUT)],
+            outputs=_objective(),
         )
 
     @classmethod
@@ -89,7 +112,7 @@ class ClipObjective(io.ComfyNode):
 
         def objective(situation: Situation) -> Objective:
             target = vector(scorer, text, picture)
-            return semantic.similarity(lambda image: scorer.judge.encode_images(shown(image, situation)), target)
+            return semantic.similarity(situation.seen_by(scorer.judge.encode_images), target)
 
         return one(Term(f"similarity to {said}", objective, held=(scorer,), region=region))
 
@@ -107,7 +130,7 @@ class DirectionObjective(io.ComfyNode):
             "('a photo' to 'a watercolour'). Needs both in the same form: two texts, or two pictures.",
             search_aliases=["provoke", "CLIP", "directional loss", "StyleGAN-NADA", "text direction"],
             inputs=[
-                ScorerSocket.Input("scorer", tooltip="From Load CLIP Scorer."),
+                _scorer(),
                 io.String.Input("source_text", default="", tooltip="What the default result is, in words."),
                 io.String.Input("target_text", default="", tooltip="What it is to become, in words."),
                 io.Combo.Input(
@@ -115,11 +138,11 @@ class DirectionObjective(io.ComfyNode):
                     options=["dot product", "cosine"],
                     tooltip="dot product (the paper's) also counts how far; cosine counts the direction alone.",
                 ),
-                io.Image.Input("source_picture", optional=True, tooltip="Instead of source_text, with target_picture."),
-                io.Image.Input("target_picture", optional=True, tooltip="Instead of target_text, with source_picture."),
-                io.Mask.Input("region", optional=True, tooltip=REGION),
+                _picture("source_picture", "Instead of source_text, with target_picture."),
+                _picture("target_picture", "Instead of target_text, with source_picture."),
+                _region(),
             ],
-            outputs=[ObjectiveSocket.Output("objective", tooltip=OUT)],
+            outputs=_objective(),
         )
 
     @classmethod
@@ -146,7 +169,7 @@ class DirectionObjective(io.ComfyNode):
 
         def objective(situation: Situation) -> Objective:
             return semantic.directional(
-                lambda image: scorer.judge.encode_images(shown(image, situation)),
+                situation.seen_by(scorer.judge.encode_images),
                 situation.needs_default("direction"),
                 vector(scorer, target_text, target_picture),
                 vector(scorer, source_text, source_picture),
@@ -186,9 +209,9 @@ class ClassObjective(io.ComfyNode):
                     tooltip="For the margin: where it stops counting, in logits. Higher results transfer better to "
                     "other judges.",
                 ),
-                io.Mask.Input("region", optional=True, tooltip=REGION),
+                _region(),
             ],
-            outputs=[ObjectiveSocket.Output("objective", tooltip=OUT)],
+            outputs=_objective(),
         )
 
     @classmethod
@@ -199,9 +222,7 @@ class ClassObjective(io.ComfyNode):
         index = one_of(class_name, judge.labels)
 
         def objective(situation: Situation) -> Objective:
-            def logits(image: Tensor) -> Tensor:
-                return judge.logits(shown(image, situation))
-
+            logits = situation.seen_by(judge.logits)
             if measure == "probability":
                 return semantic.class_probability(logits, index)
             return semantic.margin(logits, index, confidence=confidence)
@@ -230,7 +251,7 @@ class CombineObjectives(io.ComfyNode):
                     "second_weight", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip="Its weight, no unit."
                 ),
             ],
-            outputs=[ObjectiveSocket.Output("objective", tooltip=OUT)],
+            outputs=_objective(),
         )
 
     @classmethod

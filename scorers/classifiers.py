@@ -11,38 +11,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .files import words
-from .judge import ImageClassifier, Scorer, frozen, place_of, through
+from .judge import Frozen, ImageClassifier, Scorer
 from .preprocess import Preprocess, for_transformers
 from .transformers_files import load_model, load_part, model_type
 
 
-class Classifier:
-    """An image classifier of transformers; see `judge.ImageClassifier`.
+class Classifier(Frozen):
+    """An image classifier of transformers (...ForImageClassification); see `judge.ImageClassifier`.
 
     Args:
-        module: a ...ForImageClassification; frozen from now on.
         labels: names of its classes, in order.
-        preprocess: pictures as it takes them.
-        name: for reports.
-        dtype: what it is stored in and computes in.
+        module, preprocess, name, dtype: as in `judge.Frozen`.
     """
 
     def __init__(
         self, module: nn.Module, labels: Sequence[str], preprocess: Preprocess, name: str, dtype: torch.dtype
     ) -> None:
-        self.module, self.labels, self.name = frozen(module, dtype), tuple(labels), name
-        self._model: Any = module
-        self._preprocess = preprocess
-        self.size = preprocess.crop or preprocess.size or (0, 0)
-
-    @property
-    def input_dtype(self) -> torch.dtype:
-        return place_of(self.module)[1]
+        super().__init__(module, preprocess, name, dtype)
+        self.labels = tuple(labels)
 
     def logits(self, images: Tensor) -> Tensor:
         """B 3 H W in [0, 1] -> B K. Differentiable."""
-        device, dtype = place_of(self.module)
-        found = through(self._of_pixels, self._preprocess(images.to(device)), dtype)
+        found = self._seen(self._of_pixels, images)
         return found.to(torch.promote_types(found.dtype, torch.float32))
 
     def _of_pixels(self, pixels: Tensor) -> Tensor:

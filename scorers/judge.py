@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .files import words
+from .preprocess import Preprocess
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -94,6 +96,59 @@ def check_ids(ids: Tensor, rows: int, name: str) -> None:
                 "take the tokenizer's files from where the weights came from",
             )
         )
+
+
+class Frozen:
+    """A library's module as a judge: what scorers and classifiers have in common.
+
+    Args:
+        module: frozen from now on.
+        preprocess: pictures as it takes them.
+        name: for reports.
+        dtype: what it is stored in and computes in.
+    """
+
+    def __init__(self, module: nn.Module, preprocess: Preprocess, name: str, dtype: torch.dtype) -> None:
+        self.module, self.name = frozen(module, dtype), name
+        self.size = preprocess.crop or preprocess.size or (0, 0)
+        self._model: Any = module
+        self._preprocess = preprocess
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        return place_of(self.module)[1]
+
+    def _seen(self, tower: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """What a tower of the module makes of pictures, B 3 H W in [0, 1]. Differentiable."""
+        device, dtype = place_of(self.module)
+        return through(tower, self._preprocess(images.to(device)), dtype)
+
+
+class FrozenScorer(Frozen, ABC):
+    """A library's CLIP as a `Scorer`: its two towers are all that a library has of its own.
+
+    Args:
+        module, preprocess, name, dtype: as in `Frozen`.
+    """
+
+    def __init__(self, module: nn.Module, preprocess: Preprocess, name: str, dtype: torch.dtype) -> None:
+        super().__init__(module, preprocess, name, dtype)
+        self.scale, self.bias = scale_and_bias(module)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        return unit(self._seen(self._image_tower, images))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        with normal_mode():
+            return unit(self._text_tower(list(texts), place_of(self.module)[0]))
+
+    @abstractmethod
+    def _image_tower(self, pixels: Tensor) -> Tensor:
+        """Preprocessed pictures -> B D."""
+
+    @abstractmethod
+    def _text_tower(self, texts: list[str], device: torch.device) -> Tensor:
+        """N texts -> N D; `device` is the module's."""
 
 
 def unit(vectors: Tensor) -> Tensor:

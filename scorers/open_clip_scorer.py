@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .files import DOWNLOAD, load_weights, read_json, weight_files, words
-from .judge import check_ids, frozen, normal_mode, place_of, scale_and_bias, through, unit
+from .judge import FrozenScorer, check_ids, normal_mode
 from .preprocess import Preprocess, for_open_clip
 
 CONFIGS = ("open_clip_config.json", "config.json")  # the hub's name, and the one of folders made by hand
@@ -22,40 +22,28 @@ TOKENIZER_WORDS = ("clean", "strip_sep_token", "language")  # of tokenizer_kwarg
 Tokenizer = Callable[[list[str]], Tensor]
 
 
-class OpenClipScorer:
-    """An open_clip model; see `judge.Scorer`.
+class OpenClipScorer(FrozenScorer):
+    """An open_clip model (CLIP, CustomTextCLIP or CoCa); see `judge.Scorer`.
 
     Args:
-        module: CLIP, CustomTextCLIP or CoCa of open_clip; frozen from now on.
         tokenizer: texts -> N L int64.
-        preprocess: pictures as the image tower takes them.
-        name: for reports.
-        dtype: what it is stored in and computes in.
+        module, preprocess, name, dtype: as in `judge.Frozen`.
     """
 
     def __init__(
         self, module: nn.Module, tokenizer: Tokenizer, preprocess: Preprocess, name: str, dtype: torch.dtype
     ) -> None:
-        self.module, self.name = frozen(module, dtype), name
-        self._model: Any = module
-        self._tokenizer, self._preprocess = tokenizer, preprocess
-        self.size = preprocess.crop or preprocess.size or (0, 0)
-        self.scale, self.bias = scale_and_bias(module)
+        super().__init__(module, preprocess, name, dtype)
+        self._tokenizer = tokenizer
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        return place_of(self.module)[1]
+    def _image_tower(self, pixels: Tensor) -> Tensor:
+        return self._model.encode_image(pixels)
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        device, dtype = place_of(self.module)
-        return unit(through(self._model.encode_image, self._preprocess(images.to(device)), dtype))
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        with normal_mode():
-            ids = self._tokenizer(list(texts))
-            text: Any = getattr(self._model, "text", self._model)
-            check_ids(ids, int(text.vocab_size), self.name)
-            return unit(self._model.encode_text(ids.to(place_of(self.module)[0])))
+    def _text_tower(self, texts: list[str], device: torch.device) -> Tensor:
+        ids = self._tokenizer(texts)
+        text: Any = getattr(self._model, "text", self._model)
+        check_ids(ids, int(text.vocab_size), self.name)
+        return self._model.encode_text(ids.to(device))
 
 
 def load_open_clip(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,57 +9,42 @@ import torch
 from torch import Tensor, nn
 
 from .files import words
-from .judge import check_ids, frozen, normal_mode, place_of, scale_and_bias, through, unit
+from .judge import FrozenScorer, check_ids
 from .preprocess import Preprocess, for_transformers
 from .transformers_files import load_model, load_part, model_type
 
 CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}  # by model_type
 
 
-class TransformersScorer:
+class TransformersScorer(FrozenScorer):
     """A CLIPModel or SiglipModel of transformers; see `judge.Scorer`.
 
     Args:
-        module: the model; frozen from now on.
         tokenizer: of transformers.
-        preprocess: pictures as the image tower takes them.
-        name: for reports.
-        dtype: what it is stored in and computes in.
+        module, preprocess, name, dtype: as in `judge.Frozen`.
     """
 
     def __init__(
         self, module: nn.Module, tokenizer: Any, preprocess: Preprocess, name: str, dtype: torch.dtype
     ) -> None:
-        self.module, self.name = frozen(module, dtype), name
-        self._model: Any = module
-        self._tokenizer, self._preprocess = tokenizer, preprocess
-        self.size = preprocess.crop or preprocess.size or (0, 0)
-        self.scale, self.bias = scale_and_bias(module)
+        super().__init__(module, preprocess, name, dtype)
+        self._tokenizer = tokenizer
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        return place_of(self.module)[1]
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        device, dtype = place_of(self.module)
-        return unit(through(self._image_vectors, self._preprocess(images.to(device)), dtype))
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        with normal_mode():
-            # SigLIP was trained on texts filled up to its length; CLIP does not look at what follows the end
-            tokens = self._tokenizer(
-                list(texts),
-                padding="max_length",
-                truncation=True,
-                max_length=self._model.config.text_config.max_position_embeddings,
-                return_tensors="pt",
-            )
-            check_ids(tokens["input_ids"], self._model.config.text_config.vocab_size, self.name)
-            given = {key: tokens[key].to(place_of(self.module)[0]) for key in _INPUTS if key in tokens}
-            return unit(_pooled(self._model.get_text_features(**given)))
-
-    def _image_vectors(self, pixels: Tensor) -> Tensor:
+    def _image_tower(self, pixels: Tensor) -> Tensor:
         return _pooled(self._model.get_image_features(pixel_values=pixels))
+
+    def _text_tower(self, texts: list[str], device: torch.device) -> Tensor:
+        # SigLIP was trained on texts filled up to its length; CLIP does not look at what follows the end
+        tokens = self._tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=self._model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        check_ids(tokens["input_ids"], self._model.config.text_config.vocab_size, self.name)
+        given = {key: tokens[key].to(device) for key in _INPUTS if key in tokens}
+        return _pooled(self._model.get_text_features(**given))
 
 
 _INPUTS = ("input_ids", "attention_mask")  # what the tokenizer's model_input_names ask for

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from provoke.core.errors import ProvokeError
-from provoke.core.semantic import class_probability, directional, margin, similarity
+from provoke.core.objectives import WeightedSum, region_at
+from provoke.core.semantic import class_probability, directional, looking_at, margin, similarity
 
 RNG = torch.Generator().manual_seed(0)
 MATRIX = torch.randn(3 * 4 * 4, 5, generator=RNG, dtype=torch.float64)
@@ -29,7 +30,10 @@ def logits(image: Tensor) -> Tensor:
 
 TARGET, SOURCE = embed(OTHERS[:1])[0], embed(OTHERS[1:2])[0]
 
+REGION = torch.rand(3, 1, 2, 2, generator=RNG, dtype=torch.float64)
+
 OBJECTIVES = {
+    "in a region": similarity(looking_at(embed, REGION, OTHERS), TARGET),
     "similarity": similarity(embed, TARGET),
     "dot product": directional(embed, OTHERS, TARGET, SOURCE),
     "cosine": directional(embed, OTHERS, TARGET, SOURCE, cosine=True),
@@ -88,3 +92,24 @@ def test_one_class_alone() -> None:
 def test_a_class_that_is_not_there_is_refused(make: object) -> None:
     with pytest.raises(ProvokeError, match="0 to 3"):
         make(logits, 4)(IMAGES)  # type: ignore[operator]
+
+
+def test_a_judge_that_looks_at_a_region() -> None:
+    """Inside the picture, outside the default (or mid grey), in between both by their shares; nothing for no region."""
+    half = torch.zeros(3, 1, 4, 4, dtype=torch.float64)
+    half[..., :2] = 1
+    pasted = torch.cat((IMAGES[..., :2], OTHERS[..., 2:]), -1)
+    torch.testing.assert_close(looking_at(logits, half, OTHERS)(IMAGES), logits(pasted))
+    grey = torch.cat((IMAGES[..., :2], torch.full_like(IMAGES[..., 2:], 0.5)), -1)
+    torch.testing.assert_close(looking_at(logits, half, None)(IMAGES), logits(grey))
+    assert looking_at(logits, None, OTHERS) is logits
+    # of another size: each pixel has its share
+    torch.testing.assert_close(looking_at(logits, half[..., ::2, :1], OTHERS)(IMAGES), logits(IMAGES))
+    torch.testing.assert_close(region_at(half, IMAGES[..., :2, :1]), torch.full((3, 1, 2, 1), 0.5, dtype=torch.float64))
+
+
+def test_a_sum_is_where_the_picture_is() -> None:
+    """A judge may sit on another device than the picture (Score Images' are on the CPU)."""
+    image = torch.zeros(2, 3, 4, 4, device="meta")
+    parts = WeightedSum({"judge": (1.0, lambda _: torch.ones(2)), "distance": (1.0, lambda x: x.flatten(1).mean(1))})
+    assert {value.device.type for value in parts.terms(image).values()} == {"meta"}
