@@ -159,6 +159,13 @@ def judging(*held: Held) -> Iterator[GradientSession]:
         yield session
 
 
+@contextmanager
+def passed(*held: Held) -> Iterator[None]:
+    """Within: gradients come through judges that somebody else has loaded, together with what they look at."""
+    with gradient_session(*[module for one in held for module in one.modules]) if held else nullcontext():
+        yield
+
+
 # ------------------------------------------------------------------------------------------------------ the host's pair
 
 

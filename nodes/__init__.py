@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..host.api import ComfyExtension, io
 from ..host.folders import register_model_folders
+from ..host.stop import register_stop_route
 from .clip_targeted_attack import ClipTargetedAttack
 from .demo_photo import DemoPhoto
 from .demo_scene import DemoScene
@@ -20,6 +21,7 @@ class Provoke(ComfyExtension):
 
     async def on_load(self) -> None:
         register_model_folders()
+        register_stop_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -13,6 +13,7 @@ from ..inplace import is_overwritten
 from ..memory import is_out_of_memory
 from .evaluations import COST, KEPT
 from .handle import Sampling
+from .routes import EXACT, Route, cost
 
 Pullback = Callable[[Tensor], Tensor]
 
@@ -29,18 +30,30 @@ class SampledImages:
             `sampling.decode` and torch. It is called once for every `rows` of a larger batch, so that each run has the
             batch of the user's graph: its conditionings, masks and hints fit, and no result depends on its neighbours.
         rows: how many rows of the variable one run takes; the graph's batch if not given.
+        route: the one that the function takes: what its costs are counted by.
     """
 
-    forward_cost = 1.0
-
-    def __init__(self, sampling: Sampling, function: Callable[[Tensor], Tensor], *, rows: int | None = None) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        function: Callable[[Tensor], Tensor],
+        *,
+        rows: int | None = None,
+        route: Route = EXACT,
+    ) -> None:
         self._function, self._rows = function, len(sampling.noise) if rows is None else rows
         self._ladder, self._notes = sampling.evaluator.ladder, sampling.notes
+        self._route, self._steps = route, sampling.steps
+
+    @property
+    def forward_cost(self) -> float:
+        """Of one call, in runs of the sampler."""
+        return cost(self._route, self._steps, COST[self._ladder.rung])[0]
 
     @property
     def vjp_cost(self) -> float:
-        """Forward-equivalents of `vjp` and its pullback, by the exact route."""
-        return COST[self._ladder.rung]
+        """Of `vjp` and its pullback, in runs of the sampler."""
+        return cost(self._route, self._steps, COST[self._ladder.rung])[1]
 
     def __call__(self, variable: Tensor) -> Tensor:
         """The result without a graph; a batch in image-major order: variable row s belongs to image s // samples."""

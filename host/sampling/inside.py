@@ -94,7 +94,7 @@ def inside(
     fixed = empty_fixed(own.model_patcher, latent)
     drawn = noise.generate_noise(fixed)
     entry: _Inside[T] = _Inside(chosen, body, decoder, encoder, fixed, notes, check)
-    entry.conditioning, entry.drawn = _conditioning_of(guider), drawn
+    entry.conditioning, entry.drawn = conditioning_of(guider), drawn
     try:
         # inference mode: the host's part runs as its executor runs nodes
         with _open(own.model_patcher, partners), torch.inference_mode(), attention_with_backward(notes):
@@ -261,7 +261,7 @@ def _open(patcher: Any, partners: Sequence[Any]) -> Iterator[None]:
         _OPENED.remove(patcher)
 
 
-def _conditioning_of(guider: Any) -> dict[str, Any]:
+def conditioning_of(guider: Any) -> dict[str, Any]:
     """The guider's conditionings as they were on their sockets; `convert_cond` has moved things around."""
     hidden = ("cross_attn", "model_conds", "uuid")
     return {

@@ -65,3 +65,50 @@ class OneStep:
 
 Route = Exact | Residual | OneStep
 EXACT = Exact()
+
+CHOICES = ("auto", "exact", "residual", "last steps", "one-step")
+"""What a `route` widget offers."""
+
+
+def chosen(choice: str, number: int, *, steps: int) -> Route:
+    """The route that a widget names.
+
+    Args:
+        choice: one of CHOICES.
+        number: the last steps that the gradient goes through (residual, last steps); which step (from 1) the picture is
+            predicted at (one-step).
+        steps: of the schedule; the number is cut to it.
+    """
+    match choice:
+        case "residual":
+            return Residual(min(number, steps))
+        case "last steps":
+            return LastSteps(min(number, steps))
+        case "one-step":
+            return OneStep(min(number, steps) - 1)
+        case "exact":
+            return EXACT
+        case _:
+            return automatic(steps)
+
+
+def automatic(steps: int) -> Route:
+    """What `auto` means: the one place where it is decided."""
+    return EXACT
+
+
+def cost(route: Route, steps: int, differentiated: float) -> tuple[float, float]:
+    """What one run costs without and with its gradient, in plain runs of the sampler.
+
+    Args:
+        differentiated: forwards per evaluation with a gradient (2 to 4, see evaluations.COST).
+    """
+    match route:
+        case OneStep(at=at):
+            before = min(at, steps - 1)
+            return (before + 1) / steps, (before + differentiated) / steps
+        case Residual(steps=late):
+            late = min(late, steps)
+            return 1.0, (steps - late + differentiated * late) / steps
+        case _:
+            return 1.0, differentiated

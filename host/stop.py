@@ -1,0 +1,62 @@
+"""*Stop and keep the best*: ending a search early, where the host's cancel would lose what it found."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from comfy_execution.utils import get_executing_context
+
+ROUTE = "/provoke/stop"
+
+_running: dict[str, threading.Event] = {}  # by node id; a prompt runs one node at a time
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Within: `stop` can end the running node's search. Gives what core.search wants as `should_stop`.
+
+    The node is the one that the host's executor is at; outside of it (scripts, tests) it is "".
+    """
+    context = get_executing_context()
+    node = "" if context is None else str(context.node_id)
+    event = _running[node] = threading.Event()
+    try:
+        yield event.is_set
+    finally:
+        if _running.get(node) is event:
+            del _running[node]
+
+
+def stop(node: str) -> bool:
+    """Asks the search in this node to end with its best so far. False where none is running there: a request for a
+    search that is over must not end the next one."""
+    event = _running.get(node)
+    if event is None:
+        return False
+    event.set()
+    return True
+
+
+def register_stop_route() -> None:
+    """POST /provoke/stop {"node": id} on the host's server, if this process has one.
+
+    Answers {"stopped": true}, or 404 where no search runs in that node, or 400 for another body.
+    """
+    server: Any = sys.modules.get("server")  # the server imports the packs, never the other way round
+    instance = getattr(getattr(server, "PromptServer", None), "instance", None)
+    if instance is None:
+        return
+    from aiohttp import web
+
+    @instance.routes.post(ROUTE)
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            node = (await request.json())["node"]
+        except (ValueError, KeyError, TypeError):
+            return web.json_response({"error": 'expected {"node": id}'}, status=400)
+        stopped = stop(str(node))
+        return web.json_response({"stopped": stopped}, status=200 if stopped else 404)
