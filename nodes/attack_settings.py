@@ -20,6 +20,27 @@ SCHEDULES: dict[str, rules.Schedule] = {"constant": rules.constant, "cosine": ru
 STEP_RULES = ["APGD", "PGD", "MI-FGSM", "Adam", "FGSM"]
 
 
+def budget_kind(norm: str, truncation: str) -> type[Budget]:
+    """What these two widgets choose."""
+    return TruncatedNoise if norm == "L-inf" and truncation == "truncate" else NORMS[norm]
+
+
+def rule_of(step_rule: str, step_size: float, schedule: str, budget: Budget, steps: int) -> rules.Rule:
+    """The step rule that these widgets choose; step sizes are shares of the budget's radius."""
+    size, over_time = step_size * budget.epsilon, SCHEDULES[schedule]
+    match step_rule:
+        case "APGD":
+            return rules.APGD(budget.epsilon, steps)
+        case "PGD":
+            return rules.Steepest(size, schedule=over_time)
+        case "MI-FGSM":
+            return rules.Momentum(size, schedule=over_time)
+        case "Adam":
+            return rules.Adam(size, schedule=over_time)
+        case _:
+            return rules.Steepest(budget.epsilon)
+
+
 @dataclass(frozen=True)
 class AttackSettings:
     """What came in on the sockets and widgets; `image_attack_sockets` says the units."""
@@ -67,21 +88,9 @@ class AttackSettings:
 
     def budget(self, center: Tensor, allowed: Tensor | None) -> Budget:
         """Around center (B 3 H W in [0, 1]), where `allowed` (B 1 H W) is 1."""
-        if self.norm == "L-inf" and self.truncation == "truncate":
-            return TruncatedNoise(center, self.epsilon / LEVELS, mask=allowed)
-        return NORMS[self.norm](center, self.epsilon / LEVELS, mask=allowed)
+        kind = budget_kind(self.norm, self.truncation)
+        return kind(center, self.epsilon / LEVELS, mask=allowed)
 
     def rule(self, budget: Budget) -> rules.Rule:
-        """The step rule of the gradient method; step sizes are shares of the budget's radius."""
-        size, schedule = self.step_size * budget.epsilon, SCHEDULES[self.schedule]
-        match self.step_rule:
-            case "APGD":
-                return rules.APGD(budget.epsilon, self.steps)
-            case "PGD":
-                return rules.Steepest(size, schedule=schedule)
-            case "MI-FGSM":
-                return rules.Momentum(size, schedule=schedule)
-            case "Adam":
-                return rules.Adam(size, schedule=schedule)
-            case _:
-                return rules.Steepest(budget.epsilon)
+        """The step rule of the gradient method."""
+        return rule_of(self.step_rule, self.step_size, self.schedule, budget, self.steps)

@@ -6,7 +6,7 @@ Batches are image-major everywhere: image 0's `count` variations first, then ima
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from ..host.api import io
 from ..host.image_models import ImageModel, open_image_model
 from ..host.judges import Held
 from ..host.progress import drive
+from ..host.stop import stoppable
 from .attack_settings import LEVELS, AttackSettings
 from .image_attack_report import Measured, Verdict, describe
 from .objective import Make, Situation
@@ -118,7 +119,7 @@ class _Attack:
         s, losses = self.settings, list[float]()
         random = s.method == "random"
 
-        def watched() -> Iterator[Step]:
+        def watched(should_stop: Callable[[], bool]) -> Iterator[Step]:
             for step in search(
                 self.problem,
                 self.budget,
@@ -129,13 +130,18 @@ class _Attack:
                 group_size=self.group_size,
                 target=s.stop_at_score / LEVELS or None,
                 time_limit=s.time_limit or None,
+                should_stop=should_stop,
             ):
                 scores = step["score"][step["score"].isfinite()]
                 if len(scores):
                     losses.append(-float(scores.mean()))
                 yield step
 
-        return drive(watched(), s.moves + 1, lambda step: _side_by_side(step["best_image"][: min(s.count, 4)])), losses
+        def shown(step: Step) -> Tensor:
+            return _side_by_side(step["best_image"][: min(s.count, 4)])
+
+        with stoppable() as should_stop:
+            return drive(watched(should_stop), s.moves + 1, shown), losses
 
     def finish(self, step: Step) -> Selection:
         """The better of best and last, on the 8-bit grid, re-scored there and re-checked against the budget."""

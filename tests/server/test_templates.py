@@ -107,9 +107,10 @@ def long_run(definitions: Nodes, ours: Nodes) -> tuple[str, str, dict[str, dict[
     for name in NAMES:
         prompt = prompt_of(name, definitions)
         for identity, node in prompt.items():
-            steps = ours.get(node["class_type"], {"input": {}})["input"].get("required", {}).get("steps")
-            if steps is not None:
-                node["inputs"]["steps"] = min(200, steps[1]["max"])
+            required = ours.get(node["class_type"], {"input": {}})["input"].get("required", {})
+            key = "search_steps" if "search_steps" in required else "steps"  # a sampler's own steps are no search
+            if key in required:
+                node["inputs"][key] = min(200, required[key][1]["max"])
                 return name, identity, prompt
     pytest.fail("no template has a Provoke node with steps")
 
