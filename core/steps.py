@@ -80,6 +80,52 @@ class Momentum:
         return x + self.step_size * self.schedule(progress) * budget.direction(x, self.momentum)
 
 
+class Signed:
+    """x + step_size * sign(gradient), whatever the budget's norm: SAGE's step (arXiv 2306.00974, there 0.05)."""
+
+    uses_gradient = True
+
+    def __init__(self, step_size: float, *, schedule: Schedule = constant) -> None:
+        self.step_size, self.schedule = step_size, schedule
+
+    def reset(self) -> None:
+        """Has no state."""
+
+    def update(self, x: Tensor, gradient: Tensor, score: Tensor, budget: Budget, progress: float) -> Tensor:
+        return x + self.step_size * self.schedule(progress) * budget.free(gradient).sign()
+
+
+class ClippedAscent:
+    """Gradient ascent with Nesterov's momentum, the gradient's length clipped (ReNO, arXiv 2406.04312: momentum 0.9).
+
+    ReNO clips at 0.1 of its own losses' unit; scores here have any unit, so that the clip is at the length of the first
+    gradient. step_size is the root mean square move of a step at the clip, without momentum.
+    """
+
+    uses_gradient = True
+
+    def __init__(self, step_size: float, *, momentum: float = 0.9, schedule: Schedule = constant) -> None:
+        self.step_size, self.momentum, self.schedule = step_size, momentum, schedule
+        self.reset()
+
+    def reset(self) -> None:
+        self.limit: Tensor | None = None
+        self.velocity: Tensor | None = None
+
+    def update(self, x: Tensor, gradient: Tensor, score: Tensor, budget: Budget, progress: float) -> Tensor:
+        gradient = budget.free(gradient)
+        # scaled by its maximum first: the square of a 1e-30 gradient would vanish
+        most = gradient.abs().flatten(1).amax(1).clamp_min(1e-38)
+        unit = gradient / per_item(most, gradient)
+        size = (unit.flatten(1).square().sum(1) / budget.entries).sqrt().clamp_min(1e-38)
+        length = size * most
+        self.limit = length if self.limit is None else torch.where(self.limit > 1e-38, self.limit, length)
+        share = (length / self.limit.clamp_min(1e-38)).clamp_max(1.0)
+        climb = unit * per_item(share / size, unit)
+        self.velocity = climb if self.velocity is None else self.momentum * self.velocity + climb
+        return x + self.step_size * self.schedule(progress) * (climb + self.momentum * self.velocity)
+
+
 class Adam:
     """Adam (Kingma and Ba 2015), ascending; step_size is its learning rate in units of the variable's entries."""
 

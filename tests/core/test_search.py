@@ -46,6 +46,8 @@ RULES = {
     "pgd cosine": lambda: steps.Steepest(0.1, schedule=steps.cosine),
     "momentum": lambda: steps.Momentum(0.05),
     "adam": lambda: steps.Adam(0.05),
+    "signed": lambda: steps.Signed(0.02),
+    "clipped": lambda: steps.ClippedAscent(0.01),
     "apgd": lambda: steps.APGD(0.3, 20),
 }
 
@@ -193,6 +195,28 @@ def test_adam_is_adam():
         reference.zero_grad()
         (x - GOAL).square().sum().backward()
         reference.step()
+
+
+def test_clipped_ascent_is_sgd_with_nesterov_and_clipping():
+    """The clip is at the length of the first gradient."""
+    x = torch.nn.Parameter(torch.full((1, 1, 2, 2), 0.5))
+    found = run(rule=steps.ClippedAscent(0.02), steps_=20, budget=LInf(x.detach().clone(), 10.0, box=None))
+    (x - GOAL).square().sum().backward()
+    clip = float(x.grad.norm())  # as long as the root mean square is 1: two, for four entries
+    reference = torch.optim.SGD([x], lr=0.02 * 2 / clip, momentum=0.9, nesterov=True)
+    for step in found[:-1]:
+        torch.testing.assert_close(step["variable"], x.detach(), rtol=0, atol=1e-6)
+        reference.zero_grad()
+        (x - GOAL).square().sum().backward()
+        torch.nn.utils.clip_grad_norm_([x], clip)
+        reference.step()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_signed_and_clipped_steps_do_not_depend_on_the_unit_of_the_score(size):
+    for rule in (steps.Signed, steps.ClippedAscent):
+        one, other = (run(Toy(lambda i, g, s, f=f: (f * g, s)), rule=rule(0.01))[-1] for f in (1.0, size))
+        torch.testing.assert_close(one["variable"], other["variable"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", RULES)
