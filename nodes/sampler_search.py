@@ -16,7 +16,7 @@ from ..core.augment import Augmentation
 from ..core.budgets import Budget
 from ..core.errors import ProvokeError
 from ..core.objectives import Objective
-from ..core.problem import ImageProblem
+from ..core.problem import ImageProblem, Problem
 from ..core.search import Selection, Step, search, select
 from ..core.steps import Rule
 from ..host.judges import Held, passed
@@ -39,7 +39,7 @@ class Plan:
     sample: B rows of the variable -> latents B ..., by a route; called once per result. budget: around the B * count
     rows. rule, start: where and how to move. objective: of pictures, B * count 3 H W. group_size: results that an
     objective couples. levels: of the grid that a result has to lie on (255: 8 bit). candidates: more of them for the
-    selector, by name, from the last step.
+    selector, by name, from the last step. around: what is put around the problem (a prior of the variable).
     """
 
     sample: Sample
@@ -52,6 +52,7 @@ class Plan:
     group_size: int = 1
     levels: int | None = None
     candidates: Callable[[], dict[str, Tensor]] = field(default=dict)
+    around: Callable[[Problem], Problem] = field(default=lambda problem: problem)
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ def _decoded(sampling: Sampling, latents: Tensor) -> Tensor:
 
 
 def _searched(sampling: Sampling, s: SearchSettings, plan: Plan, route: Route, notes: list[str]) -> Found:
-    def problem(route: Route) -> ImageProblem:
+    def problem(route: Route) -> Problem:
         generator = SampledImages(sampling, lambda rows: _decoded(sampling, plan.sample(rows, route)), route=route)
-        return ImageProblem(generator, plan.objective, augment=plan.augment, copies=plan.copies)
+        return plan.around(ImageProblem(generator, plan.objective, augment=plan.augment, copies=plan.copies))
 
     losses: list[float] = []
 
