@@ -10,9 +10,6 @@ scenes whose objects differ in colour or shape; a broken picture is no change.
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +19,14 @@ from torch import Tensor
 
 from ...demo.checker import Reading, read
 from ...tools.inprocess import execute, open_pack, upscale_model, upscaled
-from ..rates import rate
+from ..pages import curves, options, write
+from ..rates import percent, rate
 
 HERE = Path(__file__).resolve().parent
 MODELS = {"inpainter": 1, "coloriser": 2}  # the model, and what the question leaves out
 EPSILONS = (4.0, 8.0)
 COUNT = 4  # results of one input, at the largest epsilon
-INPUTS = 60
+INPUTS = 150
 LEVELS = 255
 WAYS = ("clip", "truncate", "sign noise")
 
@@ -106,10 +104,6 @@ def one_model(nodes: Any, name: str, question: int, inputs: int, batch: int = 10
     return {"clean default": rate(clean, inputs), "several": rate(different, inputs), "rows": rows}
 
 
-def percent(rate: dict[str, Any]) -> str:
-    return f"{100 * rate['rate']:.0f} ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})"
-
-
 def page(results: dict[str, Any]) -> str:
     """README.md from results.json."""
     lines = [
@@ -143,48 +137,21 @@ def page(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Changed answers over epsilon, with the intervals."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, len(results["models"]), figsize=(8, 3), sharey=True, layout="constrained", squeeze=False
-    )
-    for axis, (name, found) in zip(axes[0], results["models"].items(), strict=True):
-        for way in WAYS:
-            rows = [row for row in found["rows"] if row["way"] == way]
-            rates = [100 * row["changed"]["rate"] for row in rows]
-            ends = [
-                [100 * abs(row["changed"][end] - row["changed"]["rate"]) for row in rows] for end in ("low", "high")
-            ]
-            axis.errorbar([row["epsilon"] for row in rows], rates, ends, label=way, capsize=3, marker="o", ms=3)
-        axis.set(title=name, xlabel="epsilon, of 255 levels", xscale="log", xticks=EPSILONS, ylim=(-3, 103))
-        axis.set_xticks(EPSILONS, [f"{e:g}" for e in EPSILONS])
-        axis.minorticks_off()
-    axes[0, 0].set_ylabel("answers changed, %")
-    axes[0, 0].legend(frameon=False)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    """Changed answers over epsilon."""
+    panels = {
+        name: {way: [(row["epsilon"], row["changed"]) for row in found["rows"] if row["way"] == way] for way in WAYS}
+        for name, found in results["models"].items()
+    }
+    curves(panels, "answers changed, %", path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="ten inputs, to see that it runs")
-    parser.add_argument("--only", nargs="*", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
-    inputs = 10 if options.quick else INPUTS
+    chosen = options(__doc__, list(MODELS), HERE)
+    inputs = 10 if chosen.quick else INPUTS
     nodes = open_pack()
-    file = options.out / "results.json"
-    known = json.loads(file.read_text(encoding="utf-8"))["models"] if file.exists() else {}
-    measured = {name: one_model(nodes, name, MODELS[name], inputs) for name in options.only}
-    results = {"date": str(datetime.date.today()), "inputs": inputs, "models": {**known, **measured}}
-    options.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (options.out / "README.md").write_text(page(results), encoding="utf-8")
-    plot(results, options.out / "curve.png")
+    measured = {name: one_model(nodes, name, MODELS[name], inputs) for name in chosen.only}
+    results = write(chosen.out, measured, page, inputs=inputs)
+    plot(results, chosen.out / "curve.png")
 
 
 if __name__ == "__main__":

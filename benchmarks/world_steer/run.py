@@ -1,71 +1,105 @@
-"""How often the CLIP-targeted attack leads the world's inpainter and coloriser to what a text says.
+"""How often the CLIP-targeted attack leads the world's coloriser and inpainter to the colour that a text says.
 
     python dev.py run benchmarks/world_steer/run.py [--quick] [--only MODEL] [--out FOLDER]
 
 Writes results.json, README.md and curve.png; with --only the other model stays as it is. Inputs are held-out scenes of
-one object, drawn independently: Wilson 95 % intervals. The target differs from the default answer in the colour
-(coloriser) or in colour and shape (inpainter). A result is *there* when the learning-free checker reads a clean scene
-with the target, and *believed* when the second CLIP, which nothing followed, finds the target's caption likelier than
-those of all 24 others. Best of n: the same node with method random, at as many runs of the model.
+one object, drawn independently: Wilson 95 % intervals. n is fixed: the first so many whose default answer is a clean
+scene of one object. The target is that answer in another colour, drawn at random (the shape is decided by the ground,
+and no target). A result is *there* when the learning-free checker reads a clean scene with exactly the target, from the
+8-bit picture as it is and moved by one pixel; it is *believed* when the second CLIP, which nothing followed, finds the
+target's caption likelier than those of all 23 others. Best of n: the same node with method random, at as many runs of
+the model and of the judge.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...demo.world import COLOURS, SHAPES
 from ...tools.inprocess import execute, open_pack, upscale_model, upscaled
-from ..rates import rate
-from ..world_attack.run import LEVELS, MODELS, percent, readings, sign_noise
+from ..pages import curves, options, write
+from ..rates import percent, rate
+from ..world_attack.run import LEVELS, readings, sign_noise
 
 HERE = Path(__file__).resolve().parent
+MODELS = {"coloriser": 2, "inpainter": 1}  # the model, and what the question leaves out
 EPSILONS = (2.0, 4.0, 8.0)
-INPUTS, FEW = 100, 40  # of the main row, and of the others
+DRAWN, INPUTS, FEW = 240, 150, 60  # scenes; inputs of the main row, and of the others
+SEED = 77  # of the scenes. What was tried out while the method was made had other seeds
 STEPS = 40
+BAR, NOISE_BAR = 0.8, 0.1  # of issue 5: the lower end of the steered, the rate of sign noise
 MAIN = {"epsilon": 8.0, "truncation": "clip", "guidance": "auto", "copies": 4, "source": True}
+MAIN_NAME = "direction (dot product), 4 copies, clip, epsilon 8"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "direction (dot product), 4 copies, clip, epsilon 8": {},
+    MAIN_NAME: {},
     "epsilon 4": {"epsilon": 4.0},
     "epsilon 2": {"epsilon": 2.0},
     "truncate": {"truncation": "truncate"},
-    "cosine": {"guidance": "direction (cosine)"},
+    "direction (cosine)": {"guidance": "direction (cosine)"},
     "similarity": {"source": False},
     "no copies": {"copies": 0},
     "best of n random changes": {"method": "random", "steps": 2 * STEPS},
 }
+Thing = tuple[str, str]  # colour, shape
 
 
-def steer(nodes: Any, scorer: Any, model: Any, image: Tensor, mask: Tensor | None, **choices: Any) -> Tensor:
-    """The node's results, with its defaults otherwise."""
-    fixed = {"model": model, "image": image, "mask": mask, "scorer": scorer, "count": 1, "steps": STEPS}
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is asked. image: n H W 3; mask: n H W (the inpainter's hole) or None; answers, wanted: n each."""
+
+    image: Tensor
+    mask: Tensor | None
+    answers: list[Thing]
+    wanted: list[Thing]
+
+
+def ask(nodes: Any, model: Any, name: str, drawn: int, inputs: int, seed: int) -> Inputs:
+    """The first `inputs` questions whose default answer is a clean scene of one object, and a target for each."""
+    from ...nodes.demo_scene import QUESTIONS
+
+    image, mask, *_ = nodes.DemoScene.execute(seed, drawn, "one", QUESTIONS[MODELS[name]]).args
+    found = readings(upscaled(model, image))
+    kept = [i for i, reading in enumerate(found) if reading.clean and len(reading.objects) == 1][:inputs]
+    answers = [found[i].facts.objects[0] for i in kept]
+    return Inputs(image[kept], mask[kept] if name == "inpainter" else None, answers, other_colours(answers, seed))
+
+
+def other_colours(answers: Sequence[Thing], seed: int) -> list[Thing]:
+    """For each answer one of the five other colours, at random."""
+    rng = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(COLOURS) - 1, (len(answers),), generator=rng).tolist()
+    return [([c for c in COLOURS if c != colour][i], shape) for (colour, shape), i in zip(answers, picks, strict=True)]
+
+
+def steer(nodes: Any, scorer: Any, model: Any, asked: Inputs, place: int, **choices: Any) -> Tensor:
+    """The node's result for one input, 1 H W 3, with its defaults otherwise."""
+    source = choices.pop("source", True)
+    fixed = {
+        "model": model,
+        "image": asked.image[place][None],
+        "mask": None if asked.mask is None else asked.mask[place][None],
+        "scorer": scorer,
+        "target_text": caption(asked.wanted[place]),
+        "source_text": caption(asked.answers[place]) if source else "",
+        "count": 1,
+        "steps": STEPS,
+        "seed": place,
+    }
     return execute(nodes.ClipTargetedAttack, **{**fixed, **choices})[0]
 
 
-def caption(thing: tuple[str, str]) -> str:
+def caption(thing: Thing) -> str:
     return f"a {thing[0]} {thing[1]}"
 
 
-def targets(defaults: Sequence[tuple[str, str]], shapes: bool, seed: int) -> list[tuple[str, str]]:
-    """For each default answer another colour (and shape), at random."""
-    rng = torch.Generator().manual_seed(seed)
-    found = []
-    for colour, shape in defaults:
-        colours = [name for name in COLOURS if name != colour]
-        kinds = [name for name in SHAPES if name != shape] if shapes else [shape]
-        pick = torch.randint(60, (2,), generator=rng).tolist()
-        found.append((colours[pick[0] % len(colours)], kinds[pick[1] % len(kinds)]))
-    return found
-
-
-def believed(judge: Any, results: Tensor, wanted: list[tuple[str, str]]) -> list[bool]:
+def believed(judge: Any, results: Tensor, wanted: Sequence[Thing]) -> list[bool]:
     """Whether the judge finds the target's caption likelier than all others."""
     things = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     with torch.no_grad():
@@ -74,58 +108,41 @@ def believed(judge: Any, results: Tensor, wanted: list[tuple[str, str]]) -> list
     return [things[index] == thing for index, thing in zip(best, wanted, strict=True)]
 
 
-def there(results: Tensor, wanted: list[tuple[str, str]]) -> list[bool]:
-    """Whether the checker reads exactly the target."""
-    read = readings(results)
-    return [r.clean and r.facts.objects == (thing,) for r, thing in zip(read, wanted, strict=True)]
+def there(results: Tensor, wanted: Sequence[Thing]) -> list[bool]:
+    """Whether the checker reads exactly the target: from 8-bit levels, also when all moves by one pixel."""
+    saved = (results * LEVELS).round() / LEVELS
+    moved = F.pad(saved.movedim(-1, 1), (1, 0, 1, 0), mode="replicate")[..., :-1, :-1].movedim(1, -1)
+    return [
+        all(reading.clean and reading.facts.objects == (thing,) for reading in both)
+        for *both, thing in zip(readings(saved), readings(moved), wanted, strict=True)
+    ]
 
 
-def one_model(nodes: Any, name: str, inputs: int, few: int) -> dict[str, Any]:
+def one_model(nodes: Any, name: str, drawn: int, inputs: int, few: int) -> dict[str, Any]:
     """All figures of one model."""
-    from ...nodes.demo_scene import QUESTIONS
-    from ...nodes.load_judges import LoadScorer
-
     model = upscale_model(f"provoke-demo-world-{name}.safetensors")
-    scorer, second = (LoadScorer.execute(which).args[0] for which in ("first", "second"))
-    images, masks, *_ = nodes.DemoScene.execute(77, inputs, "one", QUESTIONS[MODELS[name]]).args
-    defaults = readings(upscaled(model, images))
-    usable = [i for i, reading in enumerate(defaults) if reading.clean and len(reading.objects) == 1]
-    before = [defaults[i].facts.objects[0] for i in usable]
-    wanted = targets(before, name == "inpainter", 5)
+    scorer, second = (execute(nodes.LoadScorer, scorer=which)[0] for which in ("first", "second"))
+    asked = ask(nodes, model, name, drawn, inputs, SEED)
     rows = []
     for variant, change in VARIANTS.items():
-        choice = {**MAIN, **change}
-        source = choice.pop("source")
-        hits: list[bool] = []
-        trusts: list[bool] = []
-        for place in range(len(usable) if not change else min(few, len(usable))):
-            image, mask = images[usable[place]][None], masks[usable[place]][None]
-            result = steer(
-                nodes, scorer, model, image, mask if name == "inpainter" else None,
-                target_text=caption(wanted[place]), source_text=caption(before[place]) if source else "",
-                seed=place, **choice,
-            )  # fmt: skip
-            hits += there(result, [wanted[place]])
-            trusts += believed(second.judge, result, [wanted[place]])
-        rows.append(_row(variant, choice["epsilon"], hits, trusts))
+        choices, n = {**MAIN, **change}, len(asked.wanted) if variant == MAIN_NAME else few
+        results = torch.cat([steer(nodes, scorer, model, asked, place, **choices) for place in range(n)])
+        rows.append(_row(variant, choices["epsilon"], second, results, asked.wanted[:n]))
         print(name, rows[-1], flush=True)
+    free = torch.ones_like(asked.image) if asked.mask is None else 1 - asked.mask[..., None]
     for epsilon in EPSILONS:
-        some = images[usable]
-        free = 1 - masks[usable] if name == "inpainter" else torch.ones_like(masks[usable])
-        noisy = upscaled(model, sign_noise(some, epsilon, free[..., None], 9))
-        hits, trusts = there(noisy, wanted), believed(second.judge, noisy, wanted)
-        rows.append(_row(f"sign noise, epsilon {epsilon:g}", epsilon, hits, trusts))
-    return {"inputs": len(usable), "left out": inputs - len(usable), "rows": rows}
+        noisy = upscaled(model, sign_noise(asked.image, epsilon, free, SEED))
+        rows.append(_row(f"sign noise, epsilon {epsilon:g}", epsilon, second, noisy, asked.wanted))
+    return {"drawn": drawn, "rows": rows}
 
 
-def _row(variant: str, epsilon: float, hits: list[bool], trusts: list[bool]) -> dict[str, Any]:
-    both = sum(a and b for a, b in zip(hits, trusts, strict=True))
+def _row(variant: str, epsilon: float, second: Any, results: Tensor, wanted: Sequence[Thing]) -> dict[str, Any]:
+    hits, trusts = there(results, wanted), believed(second.judge, results, wanted)
+    shares = {"there": hits, "believed": trusts, "both": [a and b for a, b in zip(hits, trusts, strict=True)]}
     return {
         "variant": variant,
         "epsilon": epsilon,
-        "there": rate(sum(hits), len(hits)),
-        "believed": rate(sum(trusts), len(trusts)),
-        "both": rate(both, len(hits)),
+        **{name: rate(sum(all_), len(all_)) for name, all_ in shares.items()},
     }
 
 
@@ -134,20 +151,27 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# The CLIP-targeted attack on the demo world",
         "",
-        f"`python dev.py run benchmarks/world_steer/run.py`, {results['date']}.",
+        "`python dev.py run benchmarks/world_steer/run.py`.",
         "",
-        "Percent of held-out inputs with Wilson 95 % intervals. *There*: the checker reads a clean scene with the",
-        "target's colour and shape. *Believed*: the second CLIP, which nothing followed, finds the target's caption",
-        "the likeliest of 24. The target is another colour than the default answer's (inpainter: and another shape).",
-        "Rows below the first differ from it in what they name; fewer inputs. Inputs whose default answer is no clean",
-        f"scene are left out. {STEPS} steps; best of n has as many runs of the model as the gradient.",
+        "Percent of held-out inputs with Wilson 95 % intervals. The target is the default answer in another colour, at",
+        "random; without a search the rate is 0 by that choice. *There*: the checker reads a clean scene with exactly",
+        "the target, from the 8-bit result as it is and moved by one pixel. *Believed*: the second CLIP, which nothing",
+        "followed, finds the target's caption the likeliest of 24. The first CLIP leads. Rows below the first differ",
+        f"from it in what they name, on its first {FEW} inputs. {STEPS} steps; best of n: the best of {2 * STEPS + 1}",
+        "random changes by the same score: as many runs of model and judge as the gradient has. Sign noise: +-epsilon",
+        "on every entry that may change.",
         "",
     ]
     for name, found in results["models"].items():
+        rows = {row["variant"]: row for row in found["rows"]}
+        low, noise = rows[MAIN_NAME]["both"]["low"], rows[f"sign noise, epsilon {EPSILONS[-1]:g}"]["both"]["rate"]
         lines += [
             f"## {name}",
             "",
-            f"{found['inputs']} inputs ({found['left out']} left out).",
+            f"{found['date']}; the first {rows[MAIN_NAME]['both']['n']} of {found['drawn']} scenes with a clean",
+            f"default answer. Bars: there and believed on at least {100 * BAR:.0f} % (lower end {100 * low:.1f}:",
+            f"{'held' if low >= BAR else 'missed'}), sign noise on at most {100 * NOISE_BAR:.0f} % ({100 * noise:.1f}:",
+            f"{'held' if noise <= NOISE_BAR else 'missed'}).",
             "",
             "| way | n | there | believed | both |",
             "|---|---|---|---|---|",
@@ -162,49 +186,24 @@ def page(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Success over epsilon, with the intervals."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, len(results["models"]), figsize=(8, 3), sharey=True, layout="constrained", squeeze=False
-    )
-    for axis, (name, found) in zip(axes[0], results["models"].items(), strict=True):
+    """Success over epsilon."""
+    panels = {}
+    for name, found in results["models"].items():
         rows = {row["variant"]: row for row in found["rows"]}
-        lines = {
-            "steered": [rows["epsilon 2"], rows["epsilon 4"], rows[next(iter(VARIANTS))]],
-            "sign noise": [rows[f"sign noise, epsilon {e:g}"] for e in EPSILONS],
+        ways = {
+            "steered": ["epsilon 2", "epsilon 4", MAIN_NAME],
+            "sign noise": [f"sign noise, epsilon {epsilon:g}" for epsilon in EPSILONS],
         }
-        for label, some in lines.items():
-            rates = [100 * row["both"]["rate"] for row in some]
-            ends = [[100 * abs(row["both"][end] - row["both"]["rate"]) for row in some] for end in ("low", "high")]
-            axis.errorbar(EPSILONS, rates, ends, label=label, capsize=3, marker="o", ms=3)
-        axis.set(title=name, xlabel=f"epsilon, of {LEVELS} levels", ylim=(-3, 103))
-        axis.set_xticks(EPSILONS)
-    axes[0, 0].set_ylabel("target there and believed, %")
-    axes[0, 0].legend(frameon=False)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+        panels[name] = {way: [(rows[v]["epsilon"], rows[v]["both"]) for v in some] for way, some in ways.items()}
+    curves(panels, "target there and believed, %", path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few inputs, to see that it runs")
-    parser.add_argument("--only", nargs="*", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
-    inputs, few = (6, 3) if options.quick else (INPUTS, FEW)
+    chosen = options(__doc__, list(MODELS), HERE)
+    numbers = (12, 6, 3) if chosen.quick else (DRAWN, INPUTS, FEW)
     nodes = open_pack()
-    file = options.out / "results.json"
-    known = json.loads(file.read_text(encoding="utf-8"))["models"] if file.exists() else {}
-    measured = {name: one_model(nodes, name, inputs, few) for name in options.only}
-    results = {"date": str(datetime.date.today()), "models": {**known, **measured}}
-    options.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (options.out / "README.md").write_text(page(results), encoding="utf-8")
-    plot(results, options.out / "curve.png")
+    results = write(chosen.out, {name: one_model(nodes, name, *numbers) for name in chosen.only}, page)
+    plot(results, chosen.out / "curve.png")
 
 
 if __name__ == "__main__":
