@@ -8,20 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from ..core import augment, objectives, semantic
-from ..core.errors import ProvokeError
-from ..core.objectives import WeightedSum
 from ..host.api import io, schema
-from ..host.judges import Held, judging
-from . import image_attack, image_attack_sockets
+from . import image_attack, image_attack_sockets, steering
 from .attack_settings import AttackSettings
-from .image_attack_report import Verdict
-from .objective import Make, ScorerSocket, Situation
-from .objectives import check_target, vector
-
-GUIDANCES = ["auto", "similarity", "direction (dot product)", "direction (cosine)"]
 
 
 class ClipTargetedAttack(io.ComfyNode):
@@ -38,140 +27,23 @@ class ClipTargetedAttack(io.ComfyNode):
             search_aliases=["provoke", "CLIP", "targeted attack", "steer", "text guided", "adversarial", "edit"],
             inputs=[
                 *image_attack_sockets.inputs(),
-                ScorerSocket.Input("scorer", tooltip="The judge that is followed: from Load CLIP Scorer."),
-                io.String.Input(
-                    "target_text", multiline=True, default="", tooltip="What the result is to show, in words."
-                ),
-                io.String.Input(
-                    "source_text",
-                    default="",
-                    tooltip="What the usual result shows, in words. With it the direction from source to target is "
-                    "followed, without it the similarity to the target.",
-                ),
-                io.Combo.Input(
-                    "guidance",
-                    options=GUIDANCES,
-                    advanced=True,
-                    tooltip="auto: a direction where there is a source, else similarity. dot product is the paper's; "
-                    "cosine counts the direction alone.",
-                ),
-                io.Int.Input(
-                    "copies",
-                    default=4,
-                    min=0,
-                    max=64,
-                    advanced=True,
-                    tooltip="How many randomly changed copies of a result the scorer sees in each step (a little "
-                    "shift, turn, zoom, light, noise), so that the picture moves and not the scorer's blind spot. 0: "
-                    "the result itself. Copies cost runs of the scorer, not of the model.",
-                ),
-                io.Float.Input(
-                    "diversity",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.1,
-                    advanced=True,
-                    tooltip="How strongly the results of one image are pushed away from each other (a weight, no "
-                    "unit).",
-                ),
-                io.Image.Input("target_picture", optional=True, tooltip="A picture to move to, instead of a text."),
-                io.Image.Input("source_picture", optional=True, tooltip="With target_picture: where to move from."),
-                ScorerSocket.Input(
-                    "second_judge",
-                    optional=True,
-                    tooltip="Another scorer that is not followed: it says in the report whether the result is more "
-                    "than an attack on the first.",
-                ),
+                *steering.inputs(),
             ],
             outputs=image_attack_sockets.outputs(),
         )
 
     @classmethod
-    def execute(
-        cls,
-        scorer: Held,
-        target_text: str,
-        source_text: str,
-        guidance: str,
-        copies: int,
-        diversity: float,
-        target_picture: Tensor | None = None,
-        source_picture: Tensor | None = None,
-        second_judge: Held | None = None,
-        **inputs: Any,
-    ) -> io.NodeOutput:
-        settings = AttackSettings(**inputs)
-        check_target(target_text, target_picture, "target_text", "target_picture")
-        directed = _directed(guidance, source_text, target_picture, source_picture)
-        judges = [scorer] if second_judge is None else [scorer, second_judge]
-        with judging(*judges):
-            targets = [vector(judge, target_text, target_picture).cpu() for judge in judges]
-            source = vector(scorer, source_text, source_picture).cpu() if directed else None
-        still = "source and target are the same" if source is not None and semantic.same(targets[0], source) else ""
-        together = diversity > 0 and settings.count > 1
-
-        def towards(situation: Situation) -> WeightedSum:
-            default = situation.needs_default("target")
-            embed, target = scorer.judge.encode_images, targets[0].to(default.device)
-            if source is None:
-                objective = semantic.similarity(embed, target)
-            else:
-                cosine = guidance == "direction (cosine)"
-                objective = semantic.directional(embed, default, target, source.to(default.device), cosine=cosine)
-            parts = {"target": (1.0, objective)}
-            if together:
-                parts["diversity"] = (diversity, objectives.pairwise_diversity(settings.count, situation.region))
-            return WeightedSum(parts)
-
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        names = {widget.id for widget in steering.inputs()}
+        settings = AttackSettings(**{name: value for name, value in inputs.items() if name not in names})
+        led = steering.steering(settings.count, **{name: value for name, value in inputs.items() if name in names})
         return image_attack.run(
             settings,
-            towards,
-            coupled=together,
-            judges=judges,
-            verdicts=[
-                Verdict(f"{name}, {held.judge.name}", _similarity(held, target))
-                for name, held, target in zip(
-                    ("similarity to the target", "the second judge"), judges, targets, strict=False
-                )
-            ],
-            augment=views() if copies else None,
-            copies=max(1, copies),
-            still=still,
+            led.objective,
+            coupled=led.coupled,
+            judges=led.judges,
+            verdicts=led.verdicts,
+            augment=led.augment,
+            copies=led.copies,
+            still=led.still,
         )
-
-
-def views() -> augment.Augmentation:
-    """Small random changes that keep what a picture shows. No flips: left and right are part of a meaning. Ours."""
-    return augment.compose(
-        augment.affine(degrees=5, translate=0.05, scale=0.08),
-        augment.brightness_contrast(brightness=0.05, contrast=0.1),
-        augment.pixel_noise(0.02),
-    )
-
-
-def _directed(guidance: str, source_text: str, target_picture: Tensor | None, source_picture: Tensor | None) -> bool:
-    """Whether a direction is followed. Raises ProvokeError where one is asked for and there is no fitting source."""
-    if source_picture is not None and target_picture is None:
-        raise ProvokeError(
-            "A picture as the source and a text as the target",
-            "both in the same form: CLIP keeps texts and pictures apart",
-            "connect target_picture as well, or write source_text instead",
-        )
-    there = source_picture is not None if target_picture is not None else bool(source_text.strip())
-    if guidance.startswith("direction") and not there:
-        name = "source_text" if target_picture is None else "source_picture"
-        raise ProvokeError(
-            f"guidance is '{guidance}' and there is no source",
-            f"{name}: what the usual result shows",
-            f"fill in {name}, or set guidance to auto or similarity",
-        )
-    return there and guidance != "similarity"
-
-
-def _similarity(held: Held, target: Tensor) -> Make:
-    def score(image: Tensor) -> Tensor:
-        vectors = held.judge.encode_images(image)
-        return (vectors * target.to(vectors)).sum(-1)
-
-    return lambda situation: score

@@ -26,7 +26,8 @@ from ..host.judges import Held
 from ..host.progress import drive
 from ..host.stop import stoppable
 from .attack_settings import LEVELS, AttackSettings
-from .image_attack_report import Measured, Verdict, describe
+from .image_attack_report import describe
+from .measured import Measured, Verdict
 from .objective import Make, Situation
 
 

@@ -13,7 +13,7 @@ from ..core.objectives import Objective, WeightedSum
 from ..host.api import io, schema
 from . import image_attack, image_attack_sockets
 from .attack_settings import AttackSettings
-from .image_attack_report import Verdict
+from .measured import Verdict
 from .objective import ObjectiveSocket, Parts, Situation
 
 DIRECTIONS = {"towards": 1.0, "away": -1.0}
