@@ -6,6 +6,7 @@ from ..host.api import ComfyExtension, io
 from ..host.folders import register_model_folders
 from ..host.stop import register_stop_route
 from .clip_targeted_attack import ClipTargetedAttack
+from .clip_targeted_attack_sampler import ClipTargetedAttackSampler, ClipTargetedAttackSamplerCustom
 from .demo_photo import DemoPhoto
 from .demo_scene import DemoScene
 from .load_demo_models import LoadDemoModels
@@ -14,6 +15,7 @@ from .objectives import ClassObjective, ClipObjective, CombineObjectives, Direct
 from .read_demo_scene import ReadDemoScene
 from .score_images import PickBest, ScoreImages
 from .untargeted_attack import UntargetedAttack
+from .untargeted_attack_sampler import UntargetedAttackSampler, UntargetedAttackSamplerCustom
 
 
 class Provoke(ComfyExtension):
@@ -27,6 +29,10 @@ class Provoke(ComfyExtension):
         return [
             UntargetedAttack,
             ClipTargetedAttack,
+            UntargetedAttackSampler,
+            UntargetedAttackSamplerCustom,
+            ClipTargetedAttackSampler,
+            ClipTargetedAttackSamplerCustom,
             DistanceObjective,
             ClipObjective,
             DirectionObjective,

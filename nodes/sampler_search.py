@@ -105,7 +105,7 @@ def run(
             chosen = plan(sampling, plain_pictures(sampling))
             return _searched(sampling, settings, chosen, route, notes)
 
-    return graph.inside(body, judges=judges, notes=notes)
+    return graph.inside(body, judges=judges, notes=notes, gradient=not settings.random)
 
 
 @torch.no_grad()

@@ -91,13 +91,18 @@ class Graph(ABC):
         return images.reshape(-1, *images.shape[-3:]) if images.ndim == 5 else images
 
     def inside(
-        self, body: Callable[[Sampling], T], *, judges: Sequence[Held] = (), notes: list[str] | None = None
+        self,
+        body: Callable[[Sampling], T],
+        *,
+        judges: Sequence[Held] = (),
+        notes: list[str] | None = None,
+        gradient: bool = True,
     ) -> T:
         """`inside.inside` with the VAE, and judges loaded in the same request (their gradients: `judges.passed`)."""
         patchers = [patcher for held in judges for patcher in held.patchers]
         return inside(
             self.guider, self.noise, self.sampler, self.sigmas, self.latent, body,
-            vae=self.vae, also=patchers, notes=notes,
+            vae=self.vae, also=patchers, notes=notes, gradient=gradient,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------------- with other inputs

@@ -78,6 +78,10 @@ class Sampling:
         return len(self.sigmas) - 1
 
     @property
+    def batch(self) -> int:
+        return len(self.noise)
+
+    @property
     def seed(self) -> int:
         """Of the noise that an SDE sampler draws on its way."""
         return int(self._extra["seed"] or 0)

@@ -24,7 +24,7 @@ from .handle import Sampling
 from .lean import lean_casts
 from .patches import attention_with_backward, options_of, prepared, refuse_nested
 from .probe import look
-from .samplers import DifferentiableSampler, differentiable
+from .samplers import DifferentiableSampler, differentiable, forward_only
 from .text import TextEncoder
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ def inside(
     also: Sequence[Any] = (),
     notes: list[str] | None = None,
     check: bool = True,
+    gradient: bool = True,
 ) -> T:
     """Runs `body` where a sampler runs, with everything loaded and differentiable, and returns what it returns.
 
@@ -75,6 +76,7 @@ def inside(
         notes: a list that receives in words what was replaced or stepped down.
         check: look first whether an evaluation is a function, and whether its gradient agrees with finite differences
             (some 25 forwards, once). What is cut or wrong is refused.
+        gradient: False when the body asks for none: then samplers and models without one are welcome too.
 
     Raises:
         ProvokeError: a latent, schedule or object that does not fit. GradientError: a sampler, patch or model that no
@@ -82,7 +84,7 @@ def inside(
         Whatever the body raises, and the host's InterruptProcessingException.
     """
     notes = [] if notes is None else notes
-    chosen = differentiable(sampler)
+    chosen = differentiable(sampler) if gradient else forward_only(sampler)
     _check_sigmas(sigmas)
     decoder = None if vae is None else Decoder(vae, notes)
     encoder = None if clip is None else TextEncoder(clip)
@@ -93,7 +95,7 @@ def inside(
     own.model_options = options_of(guider, own.model_patcher)
     fixed = empty_fixed(own.model_patcher, latent)
     drawn = noise.generate_noise(fixed)
-    entry: _Inside[T] = _Inside(chosen, body, decoder, encoder, fixed, notes, check)
+    entry: _Inside[T] = _Inside(chosen, body, decoder, encoder, fixed, notes, check, gradient)
     entry.conditioning, entry.drawn = conditioning_of(guider), drawn
     try:
         # inference mode: the host's part runs as its executor runs nodes
@@ -126,9 +128,10 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
         latent: dict[str, Any],
         notes: list[str],
         check: bool,
+        gradient: bool,
     ) -> None:
         self._sampler, self._body, self._decoder, self._encoder = sampler, body, decoder, encoder
-        self._latent, self._notes, self._check = latent, notes, check
+        self._latent, self._notes, self._check, self._gradient = latent, notes, check, gradient
         self.conditioning: dict[str, Any] = {}
         self.drawn: Tensor | None = None
         self.result: list[T] = []
@@ -184,7 +187,8 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
             )  # fmt: skip
             try:
                 with hints_usable(found):
-                    look(handle, check=self._check)
+                    if self._gradient:
+                        look(handle, check=self._check)
                     session.refresh()  # a ControlNet with a VAE loads it in its first evaluation
                     self.result.append(self._body(handle))
             finally:

@@ -126,6 +126,23 @@ def differentiable(sampler: Any) -> DifferentiableSampler:
     return DifferentiableSampler(name, random_inpaint, copy(), options)
 
 
+def forward_only(sampler: Any) -> DifferentiableSampler:
+    """As `differentiable`, for whoever asks for no gradient: any function of a KSAMPLER will do.
+
+    Raises:
+        GradientError: another kind of sampler.
+    """
+    try:
+        return differentiable(sampler)
+    except GradientError:
+        if type(sampler) is not comfy.samplers.KSAMPLER:
+            raise
+    function = sampler.sampler_function
+    name = getattr(function, "__name__", type(function).__name__).removeprefix("sample_")
+    random_inpaint = bool(sampler.inpaint_options.get("random", False))
+    return DifferentiableSampler(name, random_inpaint, function, dict(sampler.extra_options))
+
+
 def split_post_cfg(model_options: dict[str, Any]) -> tuple[dict[str, Any], list[Callable[[dict[str, Any]], Tensor]]]:
     """Takes out the post-cfg functions by which cfg_pp samplers learn of the unconditional prediction.
 

@@ -30,8 +30,8 @@ def described(schema: Any) -> dict[str, Any]:
     def one(put: Any) -> dict[str, Any]:
         facts = {"id": put.id, "type": put.get_io_type(), "optional": getattr(put, "optional", None)}
         for name in ("default", "options", "min", "max", "control_after_generate"):
-            if name == "options" and schema.category == "Provoke/load":
-                continue  # whatever lies in the model folders
+            if name == "options" and (schema.category == "Provoke/load" or put.id in ("sampler_name", "scheduler")):
+                continue  # whatever lies in the model folders; whatever the running host has
             if getattr(put, name, None) is not None:
                 facts[name] = str(value) if isinstance(value := getattr(put, name), type) else value
         return json.loads(json.dumps(facts, default=str))

@@ -1,4 +1,4 @@
-"""*Stop and keep the best* over HTTP, in a real server: the search ends early and its best goes on to the next nodes."""
+"""*Stop and keep the best* over HTTP, in a real server: the search ends early, its best goes on to the next nodes."""
 
 from __future__ import annotations
 
