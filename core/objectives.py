@@ -61,6 +61,21 @@ def region_at(region: Tensor, image: Tensor) -> Tensor:
     return region if region.shape[-2:] == image.shape[-2:] else F.interpolate(region, image.shape[-2:], mode="area")
 
 
+def at_size(picture: Tensor, image: Tensor) -> Tensor:
+    """A picture (b C H W in [0, 1]) at the height and width of an image, B C h w: one for each image, image-major.
+
+    Raises ProvokeError where the images do not divide among the pictures.
+    """
+    if len(image) % len(picture):
+        raise ProvokeError(
+            f"{len(picture)} pictures to compare {len(image)} with", "one, or one for each image", "give one picture"
+        )
+    picture = picture.to(image)
+    if picture.shape[-2:] != image.shape[-2:]:
+        picture = F.interpolate(picture, image.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
+    return picture.repeat_interleave(len(image) // len(picture), 0)
+
+
 def l1_distance(reference: Tensor, region: Tensor | None = None) -> Objective:
     """Mean absolute difference from `reference` (B C H W), in image units (1.0 = full range). arXiv 2403.08294's first
     loss.
@@ -122,6 +137,13 @@ def perceptual_distance(features: FeatureFunction, reference: Tensor) -> Objecti
         return torch.stack([layer.sqrt() for layer in layers]).mean(0)
 
     return distance
+
+
+def from_picture(
+    distance: Callable[[Tensor, Tensor | None], Objective], picture: Tensor, region: Tensor | None = None
+) -> Objective:
+    """A distance (of those above) from a picture of any size (b C H W), in a region of any size (b 1 H W)."""
+    return lambda image: distance(at_size(picture, image), None if region is None else region_at(region, image))(image)
 
 
 def pairwise_distances(image: Tensor, group_size: int, region: Tensor | None = None) -> Tensor:

@@ -25,10 +25,12 @@ class Situation:
 
     default: B C h w in [0, 1], the results without a perturbation, or None where there are none (Score Images).
     region: B 1 h w, where a result counts, or None for everywhere.
+    place: number of the picture, and of how many, where they are taken one by one (Score Images).
     """
 
     default: Tensor | None = None
     region: Tensor | None = None
+    place: tuple[int, int] | None = None
 
     def needs_default(self, name: str) -> Tensor:
         """The default results. Raises ProvokeError where there are none."""
@@ -39,6 +41,19 @@ class Situation:
                 "connect them to `default`",
             )
         return self.default
+
+    def own(self, batch: Tensor, name: str) -> Tensor:
+        """What belongs to these pictures of a batch that came in with the objective: one for all, or one for each."""
+        if self.place is None or len(batch) == 1:
+            return batch
+        number, count = self.place
+        if count % len(batch):
+            raise ProvokeError(
+                f"The objective has {len(batch)} {name} for {count} pictures",
+                "one, or one for each",
+                f"give one {name}",
+            )
+        return batch[number * len(batch) // count][None]
 
     def seen_by(self, judge: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """The judge, looking at the region: outside it it sees the default, or mid grey where there is none."""
@@ -105,7 +120,7 @@ def _region(mask: Tensor, situation: Situation) -> Tensor:
             "a mask with something in it",
             "paint the region, or disconnect it",
         )
-    region = mask[:, None].float()
+    region = situation.own(mask[:, None].float(), "region")
     if situation.default is None:
         return region
     default = situation.default

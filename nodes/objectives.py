@@ -53,7 +53,7 @@ def one(term: Term) -> io.NodeOutput:
 
 
 class DistanceObjective(io.ComfyNode):
-    """How far a result is from the default one, without any judge."""
+    """How far a result is from the default one, or from a picture, without any judge."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -61,23 +61,35 @@ class DistanceObjective(io.ComfyNode):
             node_id="ProvokeDistanceObjective",
             display_name="Objective: Distance from the Default",
             category="Provoke/objective",
-            description="How far a result is from the one without a perturbation, in the units of a picture (1 = from "
-            "black to white).",
-            search_aliases=["provoke", "loss", "L1", "L2", "variance", "difference"],
+            description="How far a result is from the one without a perturbation (or from a picture of yours), in the "
+            "units of a picture (1 = from black to white).",
+            search_aliases=["provoke", "loss", "L1", "L2", "variance", "difference", "reference picture", "MSE"],
             inputs=[
-                io.Combo.Input("distance", options=list(DISTANCES), tooltip="What is compared, pixel by pixel or of "
-                               "the whole picture's colours."),
+                io.Combo.Input(
+                    "distance",
+                    options=list(DISTANCES),
+                    tooltip="What is compared, pixel by pixel or of the whole picture's colours.",
+                ),
                 _region(),
+                _picture(
+                    "picture",
+                    "Compare with this picture instead of the default result, resized to fit. A search that goes away "
+                    "from the distance comes near to the picture.",
+                ),
             ],
             outputs=_objective(),
-        )  # fmt: skip
+        )
 
     @classmethod
-    def execute(cls, distance: str, region: Tensor | None = None) -> io.NodeOutput:
-        make, name = DISTANCES[distance], f"distance ({distance})"
+    def execute(cls, distance: str, region: Tensor | None = None, picture: Tensor | None = None) -> io.NodeOutput:
+        make = DISTANCES[distance]
+        given = None if picture is None else pictures(picture, "picture")
+        name = f"distance ({distance})" if given is None else f"distance from the picture ({distance})"
 
         def objective(situation: Situation) -> Objective:
-            return make(situation.needs_default(name), situation.region)
+            if given is None:
+                return make(situation.needs_default(name), situation.region)
+            return objectives.from_picture(make, situation.own(given, "picture"), situation.region)
 
         return one(Term(name, objective, region=region))
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import ProvokeError
+from ..core.objectives import at_size
 from ..host.api import io, schema
 from ..host.judges import judging
 from .objective import ObjectiveSocket, Parts, ScoresSocket, Situation, pictures
@@ -53,13 +53,14 @@ class ScoreImages(io.ComfyNode):
     @classmethod
     def execute(cls, images: Tensor, objective: Parts, default: Tensor | None = None) -> io.NodeOutput:
         batch = pictures(images, "images")
-        reference = None if default is None else _fitting(pictures(default, "default"), batch)
+        reference = None if default is None else at_size(pictures(default, "default"), batch)
         found: dict[str, list[Tensor]] = {}
         totals, weights = [], dict[str, float]()
         with judging(*objective.held), torch.no_grad():
             for index in range(len(batch)):  # one at a time: a batch has no say in a picture's figure, nor in memory
                 one = slice(index, index + 1)
-                part = objective.build(Situation(None if reference is None else reference[one]))
+                here = Situation(None if reference is None else reference[one], place=(index, len(batch)))
+                part = objective.build(here)
                 terms = part.terms(batch[one])
                 weights = {name: weight for name, (weight, _) in part.parts.items()}
                 totals.append(part.total(terms).float().cpu())
@@ -138,17 +139,6 @@ def _picked(latents: dict[str, Any], order: Tensor, count: int) -> dict[str, Any
     if mask is not None and len(mask) == count:
         kept["noise_mask"] = mask[order.to(mask.device)]
     return kept
-
-
-def _fitting(default: Tensor, images: Tensor) -> Tensor:
-    """One default for each picture, of its size."""
-    if len(default) not in (1, len(images)):
-        raise ProvokeError(
-            f"default has {len(default)} pictures for {len(images)}", "one, or one for each", "give one default picture"
-        )
-    if default.shape[-2:] != images.shape[-2:]:
-        default = F.interpolate(default, images.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
-    return default.expand(len(images), -1, -1, -1)
 
 
 def _report(scores: Scores, weights: dict[str, float]) -> str:

@@ -102,6 +102,23 @@ def test_its_region_and_the_default_result(nodes: ModuleType, coloriser: Any, gr
     assert scores["right"][1] > scores["left"][1]
 
 
+def test_away_from_the_distance_is_near_to_the_picture(nodes: ModuleType, coloriser: Any, grey: Tensor) -> None:
+    """A reference picture for each input, and no judge: nearer than the default result and than random changes."""
+    from provoke.nodes.demo_scene import QUESTIONS
+
+    whole = nodes.DemoScene.execute(21, 2, "one", QUESTIONS[2]).args[2]
+    (near,) = nodes.DistanceObjective.execute("root mean square (L2)", picture=whole).args
+    same = {"model": coloriser, "image": grey, "objective": near, "direction": "away"}
+    results, default, *_ = vary(nodes, **same)
+    drawn, *_ = vary(nodes, **same, method="random", steps=16)
+
+    def far(images: Tensor) -> Tensor:
+        return (images - whole).square().mean((1, 2, 3)).sqrt()
+
+    assert bool((far(results) < far(default)).all())
+    assert bool((far(results) < far(drawn)).all())
+
+
 def test_sums_of_judges(nodes: ModuleType, coloriser: Any, grey: Tensor, objective: Any) -> None:
     """Two judges under one session, and their sum's names in the report."""
     with torch.inference_mode():

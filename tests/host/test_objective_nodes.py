@@ -129,6 +129,35 @@ def test_sums_and_regions(nodes: ModuleType, scorer: Any) -> None:
     assert float((seen[0] - seen[1]).abs()) < 0.05
 
 
+def test_distance_from_a_picture(nodes: ModuleType) -> None:
+    """Of any size, without a default result; a region of any size; one picture for all, or one for each."""
+    images = render(scenes(4, seed=2)).movedim(1, -1)
+    for distance in ("mean absolute (L1)", "root mean square (L2)", "mean colour", "contrast"):
+        (near,) = nodes.DistanceObjective.execute(distance, picture=images[2:3]).args
+        values = score(nodes, images, near)[1]
+        assert values[2] == pytest.approx(0, abs=2e-6)
+        assert min(values[:2] + values[3:]) > 1e-3
+        # the same four times as large: 2 x 2 equal pixels
+        large = images[2:3].repeat_interleave(2, 1).repeat_interleave(2, 2)
+        (near,) = nodes.DistanceObjective.execute(distance, picture=large).args
+        assert score(nodes, images, near)[1] == pytest.approx(values, abs=0.02)
+    half = torch.zeros(1, 32, 32)
+    half[:, :, :16] = 1
+    (left,) = nodes.DistanceObjective.execute("mean absolute (L1)", region=half, picture=images[2:3]).args
+    by_hand = (images[:, :, :32] - images[2:3, :, :32]).abs().mean((1, 2, 3))
+    torch.testing.assert_close(score(nodes, images, left)[0].total, by_hand)
+    # one for each: pictures and regions; two results of each of two, image-major
+    (each,) = nodes.DistanceObjective.execute("mean absolute (L1)", picture=images).args
+    assert score(nodes, images, each)[1] == [0, 0, 0, 0]
+    assert min(score(nodes, images.flip(0), each)[1]) > 1e-3
+    (pairs,) = nodes.DistanceObjective.execute("mean absolute (L1)", picture=images[:2]).args
+    assert score(nodes, images[:2].repeat_interleave(2, 0), pairs)[1] == [0, 0, 0, 0]
+    halves = torch.cat((half, 1 - half, half, half))
+    (own,) = nodes.DistanceObjective.execute("mean absolute (L1)", region=halves, picture=images[2:3]).args
+    by_hand[1] = (images[1, :, 32:] - images[2, :, 32:]).abs().mean()
+    torch.testing.assert_close(score(nodes, images, own)[0].total, by_hand)
+
+
 def test_the_best_are_picked(nodes: ModuleType, scorer: Any) -> None:
     images = render(scenes(4, seed=9)).movedim(1, -1)
     (objective,) = nodes.ClipObjective.execute(scorer, "a blue ring").args
@@ -164,6 +193,11 @@ def test_what_does_not_fit_is_refused_in_words(nodes: ModuleType, scorer: Any, c
         (lambda: nodes.LoadScorer.execute("../first"), "no model"),
         (lambda: nodes.ZeroShotClassifier.execute(scorer, "one", "a {}"), "two words"),
         (lambda: score(nodes, images[..., 0], like), "B H W 3"),
+        (lambda: score(nodes, images, near, render(scenes(3)).movedim(1, -1)), "3 pictures to compare 2 with"),
+        (
+            lambda: score(nodes, images[:1], nodes.DistanceObjective.execute("contrast", picture=images).args[0]),
+            "2 picture for 1 pictures",
+        ),
     ]
     for call, words in refused:
         with pytest.raises(ProvokeError, match=words):
