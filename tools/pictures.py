@@ -168,11 +168,7 @@ def scores(nodes: Any) -> Image.Image:
             (objective,) = nodes.ClipObjective.execute(nodes.LoadScorer.execute(name).args[0], text).args
             told.append(nodes.ScoreImages.execute(image, objective).args[1])
     captions = [f"first {a:.2f}, second {b:.2f}" for a, b in zip(*told, strict=True)]
-    sheet = row(list(image), captions)
-    titled = Image.new("RGB", (sheet.width, sheet.height + LINE), "white")
-    titled.paste(sheet, (0, LINE))
-    ImageDraw.Draw(titled).text((2, 2), f"similarity to '{text}'", fill="#333333", font=FONT)
-    return titled
+    return titled(row(list(image), captions), f"similarity to '{text}'")
 
 
 def steer_world(nodes: Any) -> Image.Image:
@@ -203,6 +199,83 @@ def steer_world(nodes: Any) -> Image.Image:
     return stack(rows)
 
 
+def classes(nodes: Any) -> Image.Image:
+    """What a classifier, and a CLIP over words, say of five scenes: how sure they are of one class."""
+    image = execute(nodes.DemoScene, seed=9, count=5, objects="one")[0]
+    first = execute(nodes.ReadDemoScene, image=image)[0].split("\n")[1].split(" on ")[0].removeprefix("a ")
+    (scorer,) = execute(nodes.LoadScorer, scorer="first")
+    classifier, labels = execute(nodes.LoadClassifier, classifier="provoke-demo-resnet")
+    (words,) = execute(nodes.ZeroShotClassifier, scorer=scorer, words=labels, template="a {}")
+    told = []
+    for judge, measure in ((classifier, "margin"), (classifier, "probability"), (words, "probability")):
+        (objective,) = execute(nodes.ClassObjective, classifier=judge, class_name=first, measure=measure)
+        told.append(execute(nodes.ScoreImages, images=image, objective=objective)[1])
+    captions = [f"{m:+.1f}; {100 * p:.0f} %; {100 * z:.0f} %" for m, p, z in zip(*told, strict=True)]
+    return titled(row(list(image), captions), f"'{first}': margin and probability by a ResNet; by a CLIP over 24 words")
+
+
+def titled(sheet: Image.Image, title: str) -> Image.Image:
+    """A line over a picture."""
+    with_title = Image.new("RGB", (sheet.width, sheet.height + LINE), "white")
+    with_title.paste(sheet, (0, LINE))
+    ImageDraw.Draw(with_title).text((2, 2), title, fill="#333333", font=FONT)
+    return with_title
+
+
+def vary_objective(nodes: Any) -> Image.Image:
+    """Vary Result on the coloriser with objectives: its own, a class, a picture, and a sum."""
+    model = upscale_model("provoke-demo-world-coloriser.safetensors")
+    image, default = single_circle(nodes, model)
+    (scorer,) = execute(nodes.LoadScorer, scorer="first")
+    classifier, _ = execute(nodes.LoadClassifier, classifier="provoke-demo-resnet")
+    (class_,) = execute(nodes.ClassObjective, classifier=classifier, class_name="pink circle")
+    (like,) = execute(nodes.ClipObjective, scorer=scorer, text="a pink circle")
+    (both,) = execute(nodes.CombineObjectives, first=class_, first_weight=0.1, second=like)
+    wanted = {"its own: away from the default": {}, "class 'pink circle' + similarity": {"objective": both}}
+    rows = []
+    for name, choice in wanted.items():
+        fixed = {"model": model, "image": image, "epsilon": 8.0, "count": 4, "diversity": 1.0}
+        results, *_ = attack(nodes, **fixed, **choice)
+        rows.append(row([image[0], default[0], *results], ["what it gets", "what it always answers", name, *[""] * 3]))
+    return stack(rows)
+
+
+def single_circle(nodes: Any, model: Any) -> tuple[Any, Any]:
+    """A circle without its colour, and what a model makes of it."""
+    image = execute(nodes.DemoScene, seed=15, count=1, objects="one", missing="the colours (for the coloriser)")[0]
+    return image, upscaled(model, image)
+
+
+def pick_best(nodes: Any) -> Image.Image:
+    """Drawings of one prompt in the order of their scores."""
+    from ..benchmarks.world_diffusion.run import Painter
+
+    prompt = "a yellow triangle above a blue ring"
+    pictures = Painter(nodes, "20 steps").draw(prompt, 40, 6).movedim(1, -1)
+    (scorer,) = execute(nodes.LoadScorer, scorer="second")
+    (objective,) = execute(nodes.ClipObjective, scorer=scorer, text=prompt)
+    scores, *_ = execute(nodes.ScoreImages, images=pictures, objective=objective)
+    best, *_ = execute(nodes.PickBest, scores=scores, keep=len(pictures), images=pictures)
+    ranked = scores.total.sort(descending=True).values.tolist()
+    return titled(row(list(best), [f"{score:.3f}" for score in ranked]), f"similarity to '{prompt}', the best first")
+
+
+def steer_curve(nodes: Any) -> Image.Image:
+    """The curve of benchmarks/world_steer, from its results."""
+    return plotted("world_steer")
+
+
+def vary_curve(nodes: Any) -> Image.Image:
+    """The curve of benchmarks/world_attack, from its results."""
+    return plotted("world_attack")
+
+
+def plotted(benchmark: str) -> Image.Image:
+    """What a benchmark plotted."""
+    with Image.open(ROOT / "benchmarks" / benchmark / "curve.png") as curve:
+        return curve.convert("RGB")
+
+
 def demo_drawings(nodes: Any) -> Image.Image:
     """What Load Demo Models draws, three seeds of a prompt in a row, by both models."""
     from ..benchmarks.world_diffusion.run import Painter
@@ -226,7 +299,12 @@ PICTURES: dict[str, Callable[[Any], Image.Image]] = {
     "demo-models": demo_models,
     "demo-drawings": demo_drawings,
     "scores": scores,
+    "classes": classes,
+    "pick-best": pick_best,
+    "vary-objective": vary_objective,
+    "vary-curve": vary_curve,
     "steer-world": steer_world,
+    "steer-curve": steer_curve,
 }
 """By the name of its file."""
 
