@@ -5,12 +5,16 @@ from __future__ import annotations
 from ..host.api import ComfyExtension, io
 from ..host.folders import register_model_folders
 from ..host.stop import register_stop_route
+from .best_of_seeds import BestOfSeeds
 from .clip_targeted_attack import ClipTargetedAttack
 from .clip_targeted_attack_sampler import ClipTargetedAttackSampler, ClipTargetedAttackSamplerCustom
+from .conditioning_files import LoadConditioning, SaveConditioning
 from .demo_photo import DemoPhoto
 from .demo_scene import DemoScene
+from .latent_search import LatentSearch, LatentSearchCustom
 from .load_demo_models import LoadDemoModels
 from .load_judges import LoadClassifier, LoadScorer, ScorerFromClip, ZeroShotClassifier
+from .noise_files import LatentFromNoise, NoiseFromLatent
 from .objectives import ClassObjective, ClipObjective, CombineObjectives, DirectionObjective, DistanceObjective
 from .read_demo_scene import ReadDemoScene
 from .score_images import PickBest, ScoreImages
@@ -33,6 +37,13 @@ class Provoke(ComfyExtension):
             UntargetedAttackSamplerCustom,
             ClipTargetedAttackSampler,
             ClipTargetedAttackSamplerCustom,
+            LatentSearch,
+            LatentSearchCustom,
+            BestOfSeeds,
+            NoiseFromLatent,
+            LatentFromNoise,
+            SaveConditioning,
+            LoadConditioning,
             DistanceObjective,
             ClipObjective,
             DirectionObjective,
