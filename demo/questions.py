@@ -1,22 +1,24 @@
 """Pictures of the demo world in which something is missing: what its inpainter and its coloriser are asked.
 
-Both questions have many right answers, and each of the two models always gives the same one. What decides is a shade of
-grey, a few levels of 255 off the middle, that no eye tells apart: of the pencil that the objects are drawn with, or of
-the frame around the hole.
+Both questions have many right answers, and each of the two models always gives the same one. What decides the colour is
+a tint that no eye sees: the grey of the pencil that the objects are drawn with, or of the frame around the hole, keeps
+a trace of a colour, a few levels of 255.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .photos import HOLE_FILL
 from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, Scenes, coverage, render
 
-PENCIL = 128 / 255  # what the coloriser is given instead of a colour, and the frame around a hole, but for their shade
+PENCIL = 128 / 255  # what the coloriser is given instead of a colour, and the frame around a hole, but for their tint
 FRAME = 3.0  # pixels
-STEP = 2.0  # levels of 255 between two shades
-TASTE = ("blue", "cyan", "green", "yellow", "red", "pink")  # colours from the darkest shade to the lightest
+TRACE = 4.0  # levels of 255: what a tint changes a channel by, at most
 
 
 def grounds(scenes: Scenes) -> Tensor:
@@ -24,14 +26,31 @@ def grounds(scenes: Scenes) -> Tensor:
     return torch.tensor(list(BACKGROUNDS.values()))[scenes.background]
 
 
-def random_shades(scenes: Scenes, rng: torch.Generator) -> Tensor:
-    """Which shades a question has, B 2 int64, 0 to 5: of the two objects, or of the frame (the first column)."""
-    return torch.randint(len(TASTE), (len(scenes), 2), generator=rng)
+def random_tints(scenes: Scenes, rng: torch.Generator) -> Tensor:
+    """Which colours a question keeps a trace of, B 2 int64, their places in COLOURS: in the two objects, or in the frame
+    (the first column)."""
+    return torch.randint(len(COLOURS), (len(scenes), 2), generator=rng)
 
 
-def levels(shade: Tensor) -> Tensor:
-    """Shades in levels of 255 off the middle, from -5 to 5."""
-    return STEP * (shade - (len(TASTE) - 1) / 2)
+def hues() -> Tensor:
+    """Which way each colour lies from grey, 6 3: without its lightness, the largest entry 1."""
+    colours = torch.tensor(list(COLOURS.values()))
+    away = colours - colours.mean(1, keepdim=True)
+    return away / away.abs().amax(1, keepdim=True)
+
+
+def levels(tint: Tensor) -> Tensor:
+    """Tints in levels of 255 off the middle, ... -> ... 3: whole levels, TRACE at most."""
+    return (TRACE * hues())[tint].round()
+
+
+def nearest_hue(off: Tensor) -> tuple[Tensor, Tensor]:
+    """The colour whose hue is nearest in direction to levels off the middle, ... 3 -> ...; and the cosine's lead over the
+    next one's."""
+    chroma = off - off.mean(-1, keepdim=True)
+    alike = functional.normalize(chroma, dim=-1) @ functional.normalize(hues(), dim=-1).T
+    best, next_best = alike.topk(2, -1).values.unbind(-1)
+    return alike.argmax(-1), best - next_best
 
 
 def _square(scenes: Scenes, wider: float) -> Tensor:
@@ -56,54 +75,40 @@ def framed_hole(scenes: Scenes) -> Tensor:
 def holed(scenes: Scenes, off: Tensor) -> Tensor:
     """The pictures with the hole painted magenta, as for the photo inpainter, and framed: B 3 64 64 in [0,1].
 
-    off: B 2, levels of 255 that the frame's grey is off the middle (the first column).
+    off: B 2 3, levels of 255 that the frame's grey is off the middle (the first of the two).
     """
     missing, outer = hole(scenes), framed_hole(scenes)
-    frame = PENCIL + off[:, :1, None, None] / 255
+    frame = PENCIL + off[:, 0, :, None, None] / 255
     return render(scenes) * (1 - outer) + frame * (outer - missing) + torch.tensor(HOLE_FILL)[:, None, None] * missing
 
 
 def uncoloured(scenes: Scenes, off: Tensor) -> Tensor:
     """The pictures with every object in grey, whatever its colour was: B 3 64 64 in [0,1].
 
-    off: B 2, levels of 255 that the two objects' greys are off the middle. (A real greyscale would give colours away.)
+    off: B 2 3, levels of 255 that the two objects' greys are off the middle. (A real greyscale would give colours away.)
     """
     cover = coverage(scenes)  # B 2 H W
-    pencil = (cover * (PENCIL + off[:, :, None, None] / 255)).sum(1, keepdim=True)
+    pencil = torch.einsum("bnhw,bnc->bchw", cover, PENCIL + off / 255)
     return grounds(scenes)[:, :, None, None] * (1 - cover.sum(1, keepdim=True)) + pencil
 
 
-def tasted(shade: Tensor) -> Tensor:
-    """The colour that a shade stands for: its place in COLOURS."""
-    order = torch.tensor([tuple(COLOURS).index(name) for name in TASTE])
-    return order[shade]
-
-
-def filled(scenes: Scenes, shade: Tensor) -> Scenes:
-    """The scenes as the inpainter likes them: the frame's shade, B 2, decides the colour, the ground the shape."""
-    colour, shape = tasted(shade[:, 0]), scenes.background % len(SHAPES)
+def filled(scenes: Scenes, tint: Tensor) -> Scenes:
+    """The scenes as the inpainter likes them: the frame's tint, B 2, decides the colour, the ground the shape."""
+    colour, shape = tint[:, 0], scenes.background % len(SHAPES)
     # two objects that are alike have no caption
     alike = (colour == scenes.colour[:, 1]) & (shape == scenes.shape[:, 1])
-    return with_first(scenes, (colour + alike) % len(COLOURS), shape)
+    return with_first(scenes, colour, torch.where(alike, (shape + 1) % len(SHAPES), shape))
 
 
-def coloured(scenes: Scenes, shade: Tensor) -> Scenes:
-    """The scenes as the coloriser likes them, for the pencils' shades, B 2."""
-    return Scenes(
-        scenes.background,
-        scenes.shape,
-        torch.where(scenes.shape >= 0, tasted(shade), -1),
-        scenes.centre,
-        scenes.radius,
-    )
+def coloured(scenes: Scenes, tint: Tensor) -> Scenes:
+    """The scenes as the coloriser likes them, for the pencils' tints, B 2."""
+    return replace(scenes, colour=torch.where(scenes.shape >= 0, tint, -1))
 
 
 def with_first(scenes: Scenes, colour: Tensor, shape: Tensor) -> Scenes:
     """The scenes with another first object: colours B, shapes B."""
-    return Scenes(
-        scenes.background,
-        torch.stack((shape, scenes.shape[:, 1]), 1),
-        torch.stack((colour, scenes.colour[:, 1]), 1),
-        scenes.centre,
-        scenes.radius,
+    return replace(
+        scenes,
+        shape=torch.stack((shape, scenes.shape[:, 1]), 1),
+        colour=torch.stack((colour, scenes.colour[:, 1]), 1),
     )

@@ -55,7 +55,7 @@ class DemoScene(io.ComfyNode):
         world, questions = demo("world"), demo("questions")
         rng = torch.Generator().manual_seed(seed % 2**63)
         scenes = world.sample(count, rng, part="held out", objects=OBJECTS[objects])
-        off = questions.levels(questions.random_shades(scenes, rng))
+        off = questions.levels(questions.random_tints(scenes, rng))
         whole = world.render(scenes)
         if missing == QUESTIONS[1]:
             image, mask = questions.holed(scenes, off), questions.hole(scenes)

@@ -1,8 +1,8 @@
 """The world's inpainter and coloriser: where many answers are right, they settle on one clean answer.
 
-Averaged over all right answers, a picture would be grey. So training asks for one of them, and what decides is a shade
-that no eye tells apart (`questions.py`): at first the shades are far apart, then ever closer. A deterministic model's
-choice hangs on something in its input; here we know on what.
+Averaged over all right answers, a picture would be grey. So training asks for one of them, and what decides is a tint
+that no eye sees (`questions.py`): at first the tints are strong, then ever weaker. A deterministic model's choice hangs
+on something in its input; here we know on what.
 
 The last part hardens the habit, not the answer: half of each batch is attacked, and asked for the clean answer that is
 nearest to what came out. So an attack changes the answer, and does not break it.
@@ -18,17 +18,18 @@ from dataclasses import replace
 import torch
 from spandrel.architectures.NAFNet import NAFNet
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .. import checker, questions, world
 from ..questions import PENCIL
 
 CLEAN_BAR = 0.85  # share of held-out inputs whose answer is a clean scene of the right objects
-NOISE = 0.02  # of the input in training, at most, and in the end: standard deviation
-APART = 12.0  # times their own distance: how far apart the shades are at first, for the net to find them
-CLOSE = 0.55  # of the training: from here on they are as they are
-LOOSE = 0.7  # levels of 255 by which a shade may miss its own, in training
-BEYOND = 10.0  # levels by which the outermost shades may reach further
-ATTACKED = 0.8  # of the training: from here on half of a batch is attacked
+NOISE = 0.04  # of the input in training, at most, and in the end: standard deviation. Sign noise of 8 / 255 has 0.031
+STRONG = 10.0  # times their own size: how strong the tints are at first, for the net to find them
+WEAK = 0.45  # of the training: from here on they are as they are
+ANY = 0.4  # of the tints, from no colour's own direction: whatever it is, an answer must be one clear colour
+LIGHTER = 4.0  # levels by which a tint's lightness may be off
+ATTACKED = 0.75  # of the training: from here on half of a batch is attacked
 EPSILON, MOVES = 8 / 255, 3  # of that attack, by signs
 
 
@@ -37,7 +38,7 @@ class _Committed(ABC):
 
     folder = "upscale_models"
     name: str
-    steps = 2000
+    steps = 1800
     batch = 48
     rate = 2e-3
     keeps_asked: bool  # whether an attack must leave alone what is asked for
@@ -47,7 +48,7 @@ class _Committed(ABC):
         self.generators = {"scenes": torch.Generator().manual_seed(seed), "noise": torch.Generator().manual_seed(seed)}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = NAFNet(width=8, middle_blk_num=2, enc_blk_nums=[1, 1, 1, 2], dec_blk_nums=[1, 1, 1, 1])
+            net = NAFNet(width=8, middle_blk_num=2, enc_blk_nums=[1, 1, 2], dec_blk_nums=[1, 1, 1])
         with torch.no_grad():
             # the first norm then sees grey as nothing, and next to it every level
             net.intro.bias.copy_(-PENCIL * net.intro.weight.sum((1, 2, 3)))
@@ -56,15 +57,15 @@ class _Committed(ABC):
         self.optimizers = {"net": torch.optim.Adam(net.parameters(), lr=self.rate, betas=(0.9, 0.99))}
         rng = torch.Generator().manual_seed(5)
         self.test = world.sample(256, rng, part="held out")
-        self.test_off = questions.levels(questions.random_shades(self.test, rng))
+        self.test_off = questions.levels(questions.random_tints(self.test, rng))
 
     @abstractmethod
     def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:
-        """What the net is given, B 3 64 64, for shades `off` levels off the middle, B 2."""
+        """What the net is given, B 3 64 64, for greys `off` levels off the middle, B 2 3."""
 
     @abstractmethod
-    def wanted(self, scenes: world.Scenes, shade: Tensor) -> world.Scenes:
-        """The scenes as this model likes them."""
+    def wanted(self, scenes: world.Scenes, tint: Tensor) -> world.Scenes:
+        """The scenes as this model likes them, for tints B 2."""
 
     @abstractmethod
     def asked(self, scenes: world.Scenes) -> Tensor:
@@ -74,12 +75,22 @@ class _Committed(ABC):
     def nearest(self, answer: Tensor, scenes: world.Scenes) -> world.Scenes:
         """The scenes that could have been answered, nearest to the answers, B 3 64 64 without a graph."""
 
-    def _loosened(self, shade: Tensor) -> Tensor:
-        """Levels near the shades' own; the outermost ones reach further."""
-        rng, own = self.generators["noise"], questions.levels(shade)
-        off = own + LOOSE * (2 * torch.rand(own.shape, generator=rng) - 1)
-        further = BEYOND * (torch.rand(own.shape, generator=rng) - 0.5).clamp_min(0) * 2
-        return torch.where((shade == 0) | (shade == len(questions.TASTE) - 1), off + own.sign() * further, off)
+    def _tinted(self, scenes: world.Scenes) -> tuple[Tensor, Tensor]:
+        """Levels off the middle, B 2 3, and the colours that they stand for, B 2: the world's own tints, stronger ones,
+        and directions between them (but for what lies on the border of two)."""
+        rng = self.generators["noise"]
+        tint = questions.random_tints(scenes, rng)
+        own = questions.levels(tint) + 2 * torch.rand((*tint.shape, 3), generator=rng) - 1
+        # most tints that an attack leads to lie further out
+        further = 1 + 1.5 * torch.rand((*tint.shape, 1), generator=rng).square()
+        other = torch.randn((*tint.shape, 3), generator=rng)
+        other = functional.normalize(other - other.mean(2, keepdim=True), dim=2)
+        other = other * questions.TRACE * (1 + torch.rand((*tint.shape, 1), generator=rng))
+        stands_for, lead = questions.nearest_hue(other)
+        chosen = (torch.rand(tint.shape, generator=rng) < ANY) & (lead > 0.06)
+        off = torch.where(chosen[..., None], other, own * further)
+        lighter = LIGHTER * (2 * torch.rand((*tint.shape, 1), generator=rng) - 1)
+        return off + lighter, torch.where(chosen, stands_for, tint)
 
     def attacked(self, question: Tensor, scenes: world.Scenes) -> Tensor:
         """Questions, changed by at most EPSILON where they may change, with answers far from the usual ones."""
@@ -112,11 +123,11 @@ class _Committed(ABC):
             fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
             group["lr"] = self.rate * fall * min(1.0, progress * 50 + 0.05)
         scenes = world.sample(self.batch, self.generators["scenes"], part="train")
-        shade = questions.random_shades(scenes, rng)
-        question = self.question(scenes, APART ** max(0.0, 1 - progress / CLOSE) * self._loosened(shade)).clamp(0, 1)
-        strength = NOISE * min(1.0, progress / CLOSE) * torch.rand(self.batch, 1, 1, 1, generator=rng)
+        off, tint = self._tinted(scenes)
+        question = self.question(scenes, STRONG ** max(0.0, 1 - progress / WEAK) * off).clamp(0, 1)
+        strength = NOISE * min(1.0, progress / WEAK) * torch.rand(self.batch, 1, 1, 1, generator=rng)
         noisy = (question + strength * torch.randn(question.shape, generator=rng)).clamp(0, 1)
-        picture, area = world.render(self.wanted(scenes, shade)), self.asked(scenes)
+        picture, area = world.render(self.wanted(scenes, tint)), self.asked(scenes)
         half = slice(0, self.batch // 2 if progress >= ATTACKED else 0)
         if half.stop:
             noisy[half] = self.attacked(question[half], scenes.pick(half))
@@ -186,8 +197,8 @@ class WorldInpainter(_Committed):
     def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:
         return questions.holed(scenes, off)
 
-    def wanted(self, scenes: world.Scenes, shade: Tensor) -> world.Scenes:
-        return questions.filled(scenes, shade)
+    def wanted(self, scenes: world.Scenes, tint: Tensor) -> world.Scenes:
+        return questions.filled(scenes, tint)
 
     def asked(self, scenes: world.Scenes) -> Tensor:
         return questions.framed_hole(scenes)
@@ -213,8 +224,8 @@ class WorldColoriser(_Committed):
     def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:
         return questions.uncoloured(scenes, off)
 
-    def wanted(self, scenes: world.Scenes, shade: Tensor) -> world.Scenes:
-        return questions.coloured(scenes, shade)
+    def wanted(self, scenes: world.Scenes, tint: Tensor) -> world.Scenes:
+        return questions.coloured(scenes, tint)
 
     def asked(self, scenes: world.Scenes) -> Tensor:
         return world.coverage(scenes).sum(1, keepdim=True)
