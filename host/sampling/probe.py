@@ -21,6 +21,12 @@ WAYS = 4  # random directions
 CUT = 0.3  # by how much finite differences may disagree; a cut attention disagrees by more
 STEPS = (3e-3, 3e-2)  # of the variable's RMS; the second where the first disagrees: with TF32 that may be rounding
 ROUGH_STEPS = (3e-2, 0.2)
+SHARP_STEPS = (
+    3e-4,
+    1e-4,
+    3e-5,
+)  # where neither of STEPS agrees, and the model does not jump: a trained one can be that sharp
+HALVINGS = (8, 11)  # of an interval, until a smooth function is a line in it
 STATE = 1e-3  # by how much (of its RMS) an evaluation that is run again may differ: kernels on a GPU are not exact
 ROUNDING = 1e-5  # of the result, in float32: what a difference can be by rounding alone
 
@@ -164,6 +170,14 @@ class _Look:
             seen.append(measured)
         disagree = error / max(size, 1e-30)
         if not self._rough and float((seen[0] - seen[1]).norm()) > CUT * float(seen[0].norm()):
+            worst = ways[int((claimed - seen[0]).abs().argmax())]
+            if not self._jumps(values, worst, function, STEPS[0] * scale):
+                for step in SHARP_STEPS:
+                    measured, rounding = self._measured(values, ways, function, step * scale)
+                    error, size = float((claimed - measured).norm()), float(measured.norm())
+                    if max(error, rounding) <= CUT * size:
+                        return
+                raise self._wrong(f"has a wrong gradient{by} (finite differences disagree by {disagree:.0%})")
             raise GradientError(
                 "The model's result jumps where its input changes a little (finite differences disagree with each "
                 f"other). Patches on this model: {patches_of(self.handle)}",
@@ -175,6 +189,28 @@ class _Look:
         self.handle.notes.append(
             f"the gradient{by} could not be checked well: differences of a model that rounds are {disagree:.0%} off"
         )
+
+    def _jumps(self, values: list[Tensor], way: list[Tensor], function: Any, h: float) -> bool:
+        """Whether <weight, result> jumps somewhere between -h and h along a way: halves the interval again and again
+        where it changes more. A smooth one changes by an eighth in an eighth in the end, however steep it is."""
+
+        def at(t: float) -> tuple[float, float]:
+            out = function([v + t * d for v, d in zip(values, way, strict=True)])
+            return float((out.double() * self._weight).sum()), ROUNDING * _rms(out) * out.numel() ** 0.5
+
+        low, high = -h, h
+        (below, noise), (above, _) = at(low), at(high)
+        change: list[float] = []
+        for _ in range(HALVINGS[1]):
+            middle = (low + high) / 2
+            value, _ = at(middle)
+            if abs(value - below) > abs(above - value):
+                high, above = middle, value
+            else:
+                low, below = middle, value
+            change.append(abs(above - below))
+        before, after = (change[count - 1] for count in HALVINGS)
+        return after > max(before / 3, 2 * noise)
 
     def _measured(
         self, values: list[Tensor], ways: list[list[Tensor]], function: Any, h: float
