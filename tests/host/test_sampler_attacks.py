@@ -392,15 +392,17 @@ def test_the_gradient_by_finite_differences(graph, tools, what: str, family: str
         gradient = pullback(weight)
         rng = torch.Generator().manual_seed(2)
         ways = [torch.randn(rows.shape, generator=rng) for _ in range(12)] + blocks(what, variable, rows.shape)
-        step = 1e-3  # pictures are clamped, and sdxl is curved: 2.5 % off at 1e-2, 0.4 % here and below
 
         def score(x: Tensor) -> float:
             with torch.no_grad():
                 return float((function(x).double() * weight).sum())
 
         claimed = torch.tensor([float((gradient.double() * way).sum()) for way in ways])
-        measured = torch.tensor([(score(rows + step * way) - score(rows - step * way)) / (2 * step) for way in ways])
-        seen.append(float((claimed - measured).norm() / measured.norm()))
+        errors = []
+        for step in (2e-3, 1e-3):  # the larger one meets the pictures' clamp (sdxl), the smaller one rounding (latent)
+            measured = torch.tensor([score(rows + step * way) - score(rows - step * way) for way in ways]) / (2 * step)
+            errors.append(float((claimed - measured).norm() / measured.norm()))
+        seen.append(min(errors))
         assert all(abs(float(value)) > 0 for value in claimed[12:]), "a block that nothing depends on checks nothing"
 
     rows_of(what, one, 2, check)

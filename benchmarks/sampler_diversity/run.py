@@ -1,0 +1,292 @@
+"""How different the pictures of one seed become on the demo's few-step model, and how well they still match the prompt.
+
+    python dev.py run benchmarks/sampler_diversity/run.py [--quick] [--out FOLDER]
+
+Writes results.json, README.md and curve.png. *Vary Sampling* on the conditioning (L2: every result spends the whole
+norm) next to Gaussian noise of exactly the same norm on the same conditioning, and to plain seeds. Prompts are held-out
+scenes of one object. Diversity: mean absolute difference between two results of one prompt (levels of 255), and one
+minus the cosine of their vectors by the second CLIP, which no search followed. Adherence: the share of results that the
+learning-free checker reads as the prompt's object. All results are the host's own KSampler's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...demo.captions import canonical
+from ...demo.checker import objects_right, read
+from ...demo.world import Scenes, sample
+from ...tools.inprocess import execute, open_pack
+from ..rates import percent, rate
+
+HERE = Path(__file__).resolve().parent
+STEPS, CFG, SEED = 4, 1.0, 7
+PROMPTS, COUNT, DRAWS = 10, 4, 16
+NORMS = (0.03, 0.06, 0.1, 0.15, 0.25, 0.4)  # root mean square of the change, of the conditioning's own RMS
+MORE_NOISE = (0.6, 0.8, 1.0, 1.4)  # noise needs more to lose as much adherence
+CHOICES: dict[str, Any] = {"norm": "L2", "search_steps": 10}
+RESAMPLED = 2000
+
+
+class Painter:
+    """The host's nodes on the demo's few-step model."""
+
+    def __init__(self, nodes: Any, model: str) -> None:
+        from ...nodes.load_judges import LoadScorer
+
+        self.nodes = nodes
+        with torch.inference_mode():
+            self.model, self.clip, self.vae = nodes.LoadDemoModels.execute(model).args
+            self.first, self.second = (LoadScorer.execute(which).args[0] for which in ("first", "second"))
+
+    def conditioning(self, text: str) -> Any:
+        from nodes import CLIPTextEncode
+
+        with torch.inference_mode():
+            return CLIPTextEncode().encode(self.clip, text)[0]
+
+    def draw(self, positive: Any, count: int, seed: int = SEED, *, same_noise: bool) -> Tensor:
+        """Pictures B 3 64 64 of a CONDITIONING of batch 1 or `count`."""
+        from nodes import EmptyLatentImage, KSampler, VAEDecode
+
+        with torch.inference_mode():
+            latent = EmptyLatentImage().generate(64, 64, count)[0]
+            if same_noise:
+                latent["batch_index"] = [0] * count
+            drawn = KSampler().sample(
+                self.model, seed, STEPS, CFG, "euler", "simple", positive, self.conditioning(""), latent
+            )[0]
+            return VAEDecode().decode(self.vae, drawn)[0].movedim(-1, 1).clone()
+
+    def noisy(self, text: str, norm: float, seed: int, draws: int = DRAWS, noise_seed: int = SEED) -> Tensor:
+        """Pictures with Gaussian noise of exactly this norm on the conditioning."""
+        ((cross, extra),) = self.conditioning(text)
+        rng = torch.Generator().manual_seed(seed)
+        noise = torch.randn((draws, *cross.shape[1:]), generator=rng)
+        unit = noise / noise.square().mean((1, 2), keepdim=True).sqrt()
+        moved = [[cross + norm * cross.square().mean().sqrt() * unit, extra]]
+        return self.draw(moved, draws, noise_seed, same_noise=True)
+
+    def varied(self, text: str, norm: float, **choices: Any) -> Tensor:
+        """The node's pictures."""
+        from nodes import EmptyLatentImage, VAEDecode
+
+        with torch.inference_mode():
+            latent = EmptyLatentImage().generate(64, 64, 1)[0]
+        out = execute(
+            self.nodes.UntargetedAttackSampler, model=self.model, noise_seed=SEED, steps=STEPS, cfg=CFG,
+            sampler_name="euler", scheduler="simple", positive=self.conditioning(text), negative=self.conditioning(""),
+            latent_image=latent, denoise=1.0, vae=self.vae, epsilon=norm, count=COUNT, scorer=self.first,
+            keep_text=text, **{**CHOICES, **choices},
+        )  # fmt: skip
+        with torch.inference_mode():
+            return VAEDecode().decode(self.vae, out[0])[0].movedim(-1, 1).clone()
+
+
+class Tally:
+    """What is known of one way at one norm."""
+
+    def __init__(self, painter: Painter) -> None:
+        self.judge = painter.second.judge
+        self.levels: list[float] = []
+        self.features: list[float] = []
+        self.right: list[int] = []
+        self.of = 0
+
+    def add(self, pictures: Tensor, scene: Scenes) -> None:
+        """One prompt's results."""
+        count = len(pictures)
+        pairs = ~torch.eye(count, dtype=torch.bool)
+        self.levels.append(float((pictures[:, None] - pictures[None]).abs().mean((2, 3, 4))[pairs].mean()) * 255)
+        with torch.no_grad():
+            vectors = self.judge.encode_images(pictures)
+        self.features.append(float((1 - vectors @ vectors.T)[pairs].mean()))
+        self.right.append(int(objects_right(read(pictures), _repeated(scene, count)).sum()))
+        self.of += count
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "levels": round(_mean(self.levels), 3),
+            "features": round(_mean(self.features), 5),
+            "right": rate(sum(self.right), self.of),
+            "by prompt": {
+                "levels": [round(v, 3) for v in self.levels],
+                "features": [round(v, 5) for v in self.features],
+                "right": [count * len(self.right) / self.of for count in self.right],
+            },
+        }
+
+
+def _repeated(scene: Scenes, count: int) -> Scenes:
+    from dataclasses import fields
+
+    return Scenes(*[getattr(scene, f.name).repeat_interleave(count, 0) for f in fields(scene)])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _one(scenes: Scenes, at: int) -> Scenes:
+    from dataclasses import fields
+
+    return Scenes(*[getattr(scenes, f.name)[at : at + 1] for f in fields(scenes)])
+
+
+def at_adherence(noise: list[dict[str, Any]], adherence: float, what: str) -> float | None:
+    """The diversity of random noise, of whatever norm, where it keeps this adherence: along the line through its points
+    (from no noise: all right that is right without, no diversity). None where it never falls so low."""
+    points = sorted(((row["right"]["rate"], row[what]) for row in noise), reverse=True)
+    if adherence >= points[0][0]:
+        return points[0][1]
+    for (high, before), (low, after) in itertools.pairwise(points):
+        if low <= adherence <= high:
+            return after if high == low else after + (before - after) * (adherence - low) / (high - low)
+    return None
+
+
+def ratio(ours: dict[str, Any], noise: dict[str, Any], what: str) -> dict[str, float]:
+    """Of the means, with a bootstrap 95 % interval over prompts."""
+    a, b = (torch.tensor(row["by prompt"][what]) for row in (ours, noise))
+    pick = torch.randint(len(a), (RESAMPLED, len(a)), generator=torch.Generator().manual_seed(0))
+    ends = (a[pick].mean(1) / b[pick].mean(1)).quantile(torch.tensor([0.025, 0.975]))
+    return {
+        "ratio": round(float(a.mean() / b.mean()), 3),
+        "low": round(float(ends[0]), 3),
+        "high": round(float(ends[1]), 3),
+    }
+
+
+def measured(nodes: Any, model: str, prompts: int, norms: tuple[float, ...]) -> dict[str, Any]:
+    """All figures."""
+    painter = Painter(nodes, model)
+    scenes = sample(prompts, torch.Generator().manual_seed(71), part="held out", objects=1)
+    texts = [canonical(scene) for scene in scenes]
+    seeds = Tally(painter)
+    noise = {norm: Tally(painter) for norm in (*norms, *MORE_NOISE)}
+    ours = {norm: Tally(painter) for norm in norms}
+    began = time.process_time()
+    for at, text in enumerate(texts):
+        scene = _one(scenes, at)
+        seeds.add(painter.draw(painter.conditioning(text), DRAWS, 1000 + at, same_noise=False), scene)
+        for norm, tally in noise.items():
+            tally.add(painter.noisy(text, norm, at), scene)
+        for norm, tally in ours.items():
+            tally.add(painter.varied(text, norm, search_seed=at), scene)
+        print(f"{at + 1} of {prompts} prompts, {time.process_time() - began:.0f} s", flush=True)
+    noise_rows = [{"norm": norm, **tally.row()} for norm, tally in noise.items()]
+    rows = []
+    for norm, tally in ours.items():
+        row = {"norm": norm, **tally.row()}
+        same = next(other for other in noise_rows if other["norm"] == norm)
+        for what in ("levels", "features"):
+            row[f"{what}, same norm"] = ratio(row, same, what)
+            base = at_adherence(noise_rows, row["right"]["rate"], what)
+            row[f"{what}, same adherence"] = None if base is None else round(row[what] / max(base, 1e-9), 3)
+        rows.append(row)
+    return {"prompts": prompts, "count": COUNT, "seconds": round(time.process_time() - began), "seeds": seeds.row(),
+            "noise": noise_rows, "ours": rows}  # fmt: skip
+
+
+def page(results: dict[str, Any]) -> str:
+    """README.md from results.json."""
+    found = results["found"]
+    choices = ", ".join(f"{name} {value}" for name, value in CHOICES.items())
+
+    def times(row: dict[str, Any], what: str) -> str:
+        same, level = row[f"{what}, same norm"], row[f"{what}, same adherence"]
+        return f"{same['ratio']:.1f} ({same['low']:.1f} to {same['high']:.1f}) | " + (
+            "-" if level is None else f"{level:.1f}"
+        )
+
+    lines = [
+        "# Diversity of a few-step model, at what loss of adherence",
+        "",
+        f"`python dev.py run benchmarks/sampler_diversity/run.py`, {results['date']}; {found['seconds']} CPU seconds.",
+        "",
+        f"Model: *Load Demo Models*, {results['model']}, {STEPS} steps at cfg {CFG:g}. {found['prompts']} prompts",
+        f"that no training saw, {COUNT} results of each by *Vary Sampling* ({choices}), {DRAWS} with noise.",
+        "Norm: root mean square of the change over that of the conditioning. *Right*: percent of the results that the",
+        "checker reads as the prompt's object, with the Wilson 95 % interval of the pictures (those of one prompt",
+        "belong together: the unit is the prompt). *Same norm*: our diversity over that of noise of the same norm",
+        "(bootstrap 95 % over prompts). *As right*: over that of noise of whatever norm keeps as many right (along the",
+        "line through its points; - where it has none).",
+        "",
+        "| norm | right | levels | same norm | as right | features | same norm | as right |",
+        "|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {row['norm']:g} | {percent(row['right'])} | {row['levels']:.1f} | {times(row, 'levels')} "
+            f"| {row['features']:.3f} | {times(row, 'features')} |"
+            for row in found["ours"]
+        ),
+        "",
+        "Noise alone, and plain seeds without any change:",
+        "",
+        "| norm | right | levels | features |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['norm']:g} | {percent(row['right'])} | {row['levels']:.1f} | {row['features']:.3f} |"
+            for row in found["noise"]
+        ),
+        f"| seeds | {percent(found['seeds']['right'])} | {found['seeds']['levels']:.1f} "
+        f"| {found['seeds']['features']:.3f} |",
+        "",
+        "![diversity over adherence](curve.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Diversity over adherence, a point a norm."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    found = results["found"]
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for axis, what, label in zip(
+        axes, ("levels", "features"), ("levels between two results", "1 - cosine, second CLIP"), strict=True
+    ):
+        for name, rows, mark in (("Vary Sampling", found["ours"], "o"), ("noise", found["noise"], "s")):
+            axis.plot(
+                [100 * row["right"]["rate"] for row in rows], [row[what] for row in rows], marker=mark, label=name
+            )
+            for row in rows:
+                axis.annotate(f"{row['norm']:g}", (100 * row["right"]["rate"], row[what]), fontsize=7)
+        axis.plot(100 * found["seeds"]["right"]["rate"], found["seeds"][what], "k*", label="seeds")
+        axis.set(xlabel="results that show the prompt's object, %", ylabel=label)
+        axis.invert_xaxis()
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two prompts and norms, to see that it runs")
+    parser.add_argument("--model", default="4 steps", help="of Load Demo Models")
+    parser.add_argument("--out", type=Path, default=HERE)
+    options = parser.parse_args()
+    nodes = open_pack()
+    prompts, norms = (2, NORMS[1::2][:2]) if options.quick else (PROMPTS, NORMS)
+    found = measured(nodes, options.model, prompts, norms)
+    results = {"date": str(datetime.date.today()), "model": options.model, "found": found}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (options.out / "README.md").write_text(page(results), encoding="utf-8")
+    plot(results, options.out / "curve.png")
+
+
+if __name__ == "__main__":
+    main()

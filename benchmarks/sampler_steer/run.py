@@ -1,0 +1,129 @@
+"""How often *Steer Sampling* leads the demo's diffusion model to what a text says, against its own prompt.
+
+    python dev.py run benchmarks/sampler_steer/run.py [--quick] [--out FOLDER]
+
+Writes results.json and README.md. The prompt is a held-out scene of one object; the target is the same object in
+another colour. What is moved is the conditioning, within an L2 ball. A result is *there* when the learning-free checker
+reads a clean scene with the target, and *believed* when the second CLIP, which nothing followed, finds the target's
+caption likelier than those of all 24 others. Noise: Gaussian, of exactly the norm. All results are the host's own
+KSampler's. The independent units are prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...demo.world import COLOURS, SHAPES, sample
+from ...tools.inprocess import execute, open_pack
+from ..rates import percent, rate
+from ..sampler_diversity.run import CFG, STEPS, Painter
+from ..world_steer.run import believed, caption, targets, there
+
+HERE = Path(__file__).resolve().parent
+PROMPTS, DRAWS = 40, 4
+CHOICES: dict[str, Any] = {"norm": "L2", "epsilon": 0.5, "search_steps": 15, "count": 1}
+WAYS = {
+    "usual": "the usual picture",
+    "steered": "steered",
+    "noise": "noise of the same norm",
+}
+
+
+def things(count: int, seed: int) -> list[tuple[str, str]]:
+    """(colour, shape) of held-out scenes, drawn independently."""
+    scenes = sample(count, torch.Generator().manual_seed(seed), part="held out", objects=1)
+    colours, shapes = list(COLOURS), list(SHAPES)
+    return [
+        (colours[int(colour)], shapes[int(shape)])
+        for colour, shape in zip(scenes.colour[:, 0], scenes.shape[:, 0], strict=True)
+    ]
+
+
+def measured(nodes: Any, model: str, prompts: int) -> dict[str, Any]:
+    """All figures."""
+    from nodes import EmptyLatentImage, VAEDecode
+
+    painter = Painter(nodes, model)
+    before = things(prompts, 91)
+    wanted = targets(before, False, 92)
+    hits: dict[str, list[bool]] = {way: [] for way in WAYS}
+    trusts: dict[str, list[bool]] = {way: [] for way in WAYS}
+    began = time.process_time()
+    for at, (first, target) in enumerate(zip(before, wanted, strict=True)):
+        with torch.inference_mode():
+            latent = EmptyLatentImage().generate(64, 64, 1)[0]
+        out = execute(
+            nodes.ClipTargetedAttackSampler, model=painter.model, noise_seed=100 + at, steps=STEPS, cfg=CFG,
+            sampler_name="euler", scheduler="simple", positive=painter.conditioning(caption(first)),
+            negative=painter.conditioning(""), latent_image=latent, denoise=1.0, vae=painter.vae,
+            scorer=painter.first, target_text=caption(target), source_text=caption(first), search_seed=at, **CHOICES,
+        )  # fmt: skip
+        with torch.inference_mode():
+            steered, usual = (VAEDecode().decode(painter.vae, latent)[0].clone() for latent in out[:2])
+        noisy = painter.noisy(caption(first), CHOICES["epsilon"], at, draws=DRAWS, noise_seed=100 + at)
+        for way, pictures in (("usual", usual), ("steered", steered), ("noise", noisy.movedim(1, -1))):
+            same = [target] * len(pictures)
+            hits[way] += there(pictures, same)
+            trusts[way] += believed(painter.second.judge, pictures, same)
+        counts = {way: sum(found) for way, found in hits.items()}
+        print(f"{at + 1} of {prompts}: {counts}, {time.process_time() - began:.0f} s", flush=True)
+    rows = [
+        {
+            "way": way,
+            "there": rate(sum(hits[way]), len(hits[way])),
+            "believed": rate(sum(trusts[way]), len(trusts[way])),
+            "both": rate(sum(a and b for a, b in zip(hits[way], trusts[way], strict=True)), len(hits[way])),
+        }
+        for way in WAYS
+    ]
+    return {"prompts": prompts, "seconds": round(time.process_time() - began), "rows": rows}
+
+
+def page(results: dict[str, Any]) -> str:
+    """README.md from results.json."""
+    found = results["found"]
+    choices = ", ".join(f"{name} {value}" for name, value in CHOICES.items())
+    lines = [
+        "# The CLIP-targeted attack on a sampler's conditioning",
+        "",
+        f"`python dev.py run benchmarks/sampler_steer/run.py`, {results['date']}; {found['seconds']} CPU seconds.",
+        "",
+        f"Model: *Load Demo Models*, {results['model']}, {STEPS} steps at cfg {CFG:g}. {found['prompts']} held-out prompts",
+        f"of one object, each led by *Steer Sampling* ({choices}) to the same object in another",
+        "colour. Percent with Wilson 95 % intervals. *There*: the checker reads a clean scene with the target.",
+        "*Believed*: the second CLIP, which nothing followed, finds the target's caption the likeliest of 24.",
+        "",
+        "| way | n | there | believed | both |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {WAYS[row['way']]} | {row['there']['n']} | {percent(row['there'])} | {percent(row['believed'])} "
+            f"| {percent(row['both'])} |"
+            for row in found["rows"]
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three prompts, to see that it runs")
+    parser.add_argument("--model", default="4 steps", help="of Load Demo Models")
+    parser.add_argument("--out", type=Path, default=HERE)
+    options = parser.parse_args()
+    found = measured(open_pack(), options.model, 3 if options.quick else PROMPTS)
+    results = {"date": str(datetime.date.today()), "model": options.model, "found": found}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (options.out / "README.md").write_text(page(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
