@@ -106,7 +106,11 @@ def save(conditioning: Conditioning, prefix: str, *, leave_out: bool) -> tuple[P
         )
     root = Path(folder_paths.get_output_directory()).resolve() / FOLDER
     wanted = (root / f"{prefix.strip()}_").resolve()
-    if not prefix.strip() or (wanted.parent != root and root not in wanted.parents):
+    if (
+        not prefix.strip()
+        or ".." in Path(prefix.strip()).parts
+        or (wanted.parent != root and root not in wanted.parents)
+    ):
         raise ProvokeError(
             f"The file name {prefix!r} leaves the folder output/{FOLDER}",
             "a name, with folders below it if you like",

@@ -64,7 +64,7 @@ class BestOfSeeds(io.ComfyNode):
         with stoppable() as should_stop:
             tried = drive(_tried(graph, objective, seeds, should_stop), seeds, lambda now: now.best_picture(BEST[best]))
         scores = torch.stack(tried.scores)  # seeds B
-        order = (BEST[best] * scores).nan_to_num(-torch.inf).argsort(0, descending=True, stable=True)[:keep]
+        order = (BEST[best] * scores).nan_to_num(-torch.inf).argsort(dim=0, descending=True, stable=True)[:keep]
         latents = [_gathered(tried.latents, row) for row in order]
         noises = [_gathered_noise(graph, tried.seeds, row) for row in order]
         chosen = [tried.seeds[place] for place in order.T.flatten().tolist()]

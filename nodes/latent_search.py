@@ -191,7 +191,7 @@ def make_plan(sampling: Sampling, default: Tensor, settings: LatentSettings, sea
 
 def _best(score: Tensor, settings: LatentSettings) -> Tensor:
     """The places of the `keep` best of each latent's `count`, the best first."""
-    rows = score.view(-1, settings.count).argsort(1, descending=True, stable=True)[:, : settings.keep]
+    rows = score.view(-1, settings.count).argsort(dim=1, descending=True, stable=True)[:, : settings.keep]
     return (rows + settings.count * torch.arange(len(rows), device=rows.device)[:, None]).flatten()
 
 
