@@ -289,6 +289,35 @@ def demo_drawings(nodes: Any) -> Image.Image:
     return stack(rows)
 
 
+def vary_sampling(nodes: Any) -> Image.Image:
+    """One seed of a few-step model: random noise on the conditioning, and Vary Sampling with a change of that norm."""
+    from ..benchmarks.sampler_diversity import run as bench
+
+    painter, rows, norm, shown = bench.Painter(nodes, bench.MODEL), [], 0.25, 3
+    for at, text in enumerate(("a red circle", "a green square left of a yellow triangle")):
+        usual = painter.draw(painter.conditioning(text), 1, same_noise=True)
+        noisy = painter.noisy(text, norm, at, draws=shown)
+        varied = painter.varied(text, norm, count=shown)
+        pictures = [*usual, *noisy, *varied]
+        captions = ["usual", *["noise"] * shown, *["Vary Sampling"] * shown]
+        sheet = row([picture.movedim(0, -1) for picture in pictures], captions, 128)
+        rows.append(titled(sheet, f"'{text}', one seed, norm {norm:g} of the conditioning's"))
+    return stack(rows)
+
+
+def steer_sampling(nodes: Any) -> Image.Image:
+    """Prompts, and the same prompts and seeds led to another colour by Steer Sampling."""
+    from ..benchmarks.sampler_diversity.run import MODEL, Painter
+    from ..benchmarks.sampler_steer import run as bench
+
+    painter, pictures, captions = Painter(nodes, MODEL), [], []
+    for at, (first, target) in enumerate(bench.pairs(3, 31)):
+        usual, steered = bench.steer(painter, first, target, 300 + at, at)
+        pictures += [usual[0], steered[0]]
+        captions += [bench.caption(first), f"to {bench.caption(target)}"]
+    return row(pictures, captions, 128)
+
+
 PICTURES: dict[str, Callable[[Any], Image.Image]] = {
     "vary-inpainter": vary_inpainter,
     "vary-epsilon": vary_epsilon,
@@ -305,6 +334,8 @@ PICTURES: dict[str, Callable[[Any], Image.Image]] = {
     "vary-curve": vary_curve,
     "steer-world": steer_world,
     "steer-curve": steer_curve,
+    "vary-sampling": vary_sampling,
+    "steer-sampling": steer_sampling,
 }
 """By the name of its file."""
 

@@ -29,7 +29,7 @@ from ...tools.inprocess import execute, open_pack
 from ..rates import percent, rate
 
 HERE = Path(__file__).resolve().parent
-STEPS, CFG, SEED = 4, 1.0, 7
+MODEL, STEPS, CFG, SEED = "4 steps", 4, 1.0, 7
 PROMPTS, COUNT, DRAWS = 10, 4, 16
 NORMS = (0.03, 0.06, 0.1, 0.15, 0.25, 0.4)  # root mean square of the change, of the conditioning's own RMS
 MORE_NOISE = (0.6, 0.8, 1.0, 1.4)  # noise needs more to lose as much adherence
@@ -67,11 +67,14 @@ class Painter:
             )[0]
             return VAEDecode().decode(self.vae, drawn)[0].movedim(-1, 1).clone()
 
-    def noisy(self, text: str, norm: float, seed: int, draws: int = DRAWS, noise_seed: int = SEED) -> Tensor:
-        """Pictures with Gaussian noise of exactly this norm on the conditioning."""
+    def noisy(
+        self, text: str, norm: float, seed: int, draws: int = DRAWS, noise_seed: int = SEED, *, sign: bool = False
+    ) -> Tensor:
+        """Pictures with Gaussian noise of exactly this norm on the conditioning, or with its sign (on L-inf's ball)."""
         ((cross, extra),) = self.conditioning(text)
         rng = torch.Generator().manual_seed(seed)
         noise = torch.randn((draws, *cross.shape[1:]), generator=rng)
+        noise = noise.sign() if sign else noise
         unit = noise / noise.square().mean((1, 2), keepdim=True).sqrt()
         moved = [[cross + norm * cross.square().mean().sqrt() * unit, extra]]
         return self.draw(moved, draws, noise_seed, same_noise=True)
@@ -275,7 +278,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two prompts and norms, to see that it runs")
-    parser.add_argument("--model", default="4 steps", help="of Load Demo Models")
+    parser.add_argument("--model", default=MODEL, help="of Load Demo Models")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     nodes = open_pack()

@@ -3,10 +3,10 @@
     python dev.py run benchmarks/sampler_steer/run.py [--quick] [--out FOLDER]
 
 Writes results.json and README.md. The prompt is a held-out scene of one object; the target is the same object in
-another colour. What is moved is the conditioning, within an L2 ball. A result is *there* when the learning-free checker
-reads a clean scene with the target, and *believed* when the second CLIP, which nothing followed, finds the target's
-caption likelier than those of all 24 others. Noise: Gaussian, of exactly the norm. All results are the host's own
-KSampler's. The independent units are prompts.
+another colour. What is moved is the conditioning, within an L-inf ball. A result is *there* when the learning-free
+checker reads a clean scene with the target, and *believed* when the second CLIP, which nothing followed, finds the
+target's caption likelier than those of all 24 others. Noise: random signs, on the surface of the same ball. All results
+are the host's own KSampler's. The independent units are prompts.
 """
 
 from __future__ import annotations
@@ -19,20 +19,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...demo.world import COLOURS, SHAPES, sample
 from ...tools.inprocess import execute, open_pack
 from ..rates import percent, rate
-from ..sampler_diversity.run import CFG, STEPS, Painter
+from ..sampler_diversity.run import CFG, MODEL, STEPS, Painter
 from ..world_steer.run import believed, caption, targets, there
 
 HERE = Path(__file__).resolve().parent
-PROMPTS, DRAWS = 40, 4
-CHOICES: dict[str, Any] = {"norm": "L2", "epsilon": 0.5, "search_steps": 15, "count": 1}
+PROMPTS, DRAWS = 24, 4
+CHOICES: dict[str, Any] = {
+    "epsilon": 1.0,
+    "truncation": "clip",
+    "step_rule": "MI-FGSM",
+    "start_noise": 0.1,
+    "guidance": "similarity",
+    "search_steps": 20,
+    "count": 1,
+}
 WAYS = {
     "usual": "the usual picture",
     "steered": "steered",
-    "noise": "noise of the same norm",
+    "noise": "sign noise of the same norm",
 }
 
 
@@ -46,28 +55,39 @@ def things(count: int, seed: int) -> list[tuple[str, str]]:
     ]
 
 
-def measured(nodes: Any, model: str, prompts: int) -> dict[str, Any]:
-    """All figures."""
+def pairs(count: int, seed: int) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """What the prompt says, and the same in another colour."""
+    before = things(count, seed)
+    return list(zip(before, targets(before, False, seed + 1), strict=True))
+
+
+def steer(
+    painter: Painter, first: tuple[str, str], target: tuple[str, str], noise_seed: int, search_seed: int
+) -> tuple[Tensor, Tensor]:
+    """KSampler's picture of the prompt, and the node's, both 1 H W 3."""
     from nodes import EmptyLatentImage, VAEDecode
 
+    with torch.inference_mode():
+        latent = EmptyLatentImage().generate(64, 64, 1)[0]
+    results, unperturbed, *_ = execute(
+        painter.nodes.ClipTargetedAttackSampler, model=painter.model, noise_seed=noise_seed, steps=STEPS, cfg=CFG,
+        sampler_name="euler", scheduler="simple", positive=painter.conditioning(caption(first)),
+        negative=painter.conditioning(""), latent_image=latent, denoise=1.0, vae=painter.vae, scorer=painter.first,
+        target_text=caption(target), source_text=caption(first), search_seed=search_seed, **CHOICES,
+    )  # fmt: skip
+    with torch.inference_mode():
+        return tuple(VAEDecode().decode(painter.vae, one)[0].clone() for one in (unperturbed, results))  # type: ignore[return-value]
+
+
+def measured(nodes: Any, model: str, prompts: int) -> dict[str, Any]:
+    """All figures."""
     painter = Painter(nodes, model)
-    before = things(prompts, 91)
-    wanted = targets(before, False, 92)
     hits: dict[str, list[bool]] = {way: [] for way in WAYS}
     trusts: dict[str, list[bool]] = {way: [] for way in WAYS}
     began = time.process_time()
-    for at, (first, target) in enumerate(zip(before, wanted, strict=True)):
-        with torch.inference_mode():
-            latent = EmptyLatentImage().generate(64, 64, 1)[0]
-        out = execute(
-            nodes.ClipTargetedAttackSampler, model=painter.model, noise_seed=100 + at, steps=STEPS, cfg=CFG,
-            sampler_name="euler", scheduler="simple", positive=painter.conditioning(caption(first)),
-            negative=painter.conditioning(""), latent_image=latent, denoise=1.0, vae=painter.vae,
-            scorer=painter.first, target_text=caption(target), source_text=caption(first), search_seed=at, **CHOICES,
-        )  # fmt: skip
-        with torch.inference_mode():
-            steered, usual = (VAEDecode().decode(painter.vae, latent)[0].clone() for latent in out[:2])
-        noisy = painter.noisy(caption(first), CHOICES["epsilon"], at, draws=DRAWS, noise_seed=100 + at)
+    for at, (first, target) in enumerate(pairs(prompts, 91)):
+        usual, steered = steer(painter, first, target, 100 + at, at)
+        noisy = painter.noisy(caption(first), CHOICES["epsilon"], at, DRAWS, 100 + at, sign=True)
         for way, pictures in (("usual", usual), ("steered", steered), ("noise", noisy.movedim(1, -1))):
             same = [target] * len(pictures)
             hits[way] += there(pictures, same)
@@ -95,8 +115,8 @@ def page(results: dict[str, Any]) -> str:
         "",
         f"`python dev.py run benchmarks/sampler_steer/run.py`, {results['date']}; {found['seconds']} CPU seconds.",
         "",
-        f"Model: *Load Demo Models*, {results['model']}, {STEPS} steps at cfg {CFG:g}. {found['prompts']} held-out prompts",
-        f"of one object, each led by *Steer Sampling* ({choices}) to the same object in another",
+        f"Model: *Load Demo Models*, {results['model']}, {STEPS} steps, cfg {CFG:g}. {found['prompts']} prompts",
+        f"of one held-out object, each led by *Steer Sampling* ({choices}) to the same object in another",
         "colour. Percent with Wilson 95 % intervals. *There*: the checker reads a clean scene with the target.",
         "*Believed*: the second CLIP, which nothing followed, finds the target's caption the likeliest of 24.",
         "",
@@ -115,7 +135,7 @@ def page(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three prompts, to see that it runs")
-    parser.add_argument("--model", default="4 steps", help="of Load Demo Models")
+    parser.add_argument("--model", default=MODEL, help="of Load Demo Models")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     found = measured(open_pack(), options.model, 3 if options.quick else PROMPTS)
