@@ -1,0 +1,126 @@
+"""README.md and the plot, from results.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...core.gaussianity import STATISTICS
+from ..rates import percent
+
+HEAD = """# Latent search on the demo world
+
+`python dev.py run benchmarks/latent_search/run.py`, a part at a time (the dates are the parts').
+
+The demo's text-to-image model, 6 steps of euler at cfg 1 (without guidance, where the seed has most to say). The search
+follows the first CLIP (its margin between the prompt and its hard negatives). A result counts as *broken* when the
+checker, which has learned nothing, reads a clean scene that is not the prompt's, on the 8-bit picture and again one
+pixel aside; the picture is what SamplerCustomAdvanced draws from the exported NOISE. Percent with Wilson 95 %
+intervals, units are prompts. Costs are in runs of the sampler (6 evaluations), backward passes counted, decode and
+judges not.
+"""
+
+
+def page(results: dict[str, Any]) -> str:
+    """README.md."""
+    parts = {"routes": _routes, "budgets": _budgets, "break": _break, "satisfy": _satisfy}
+    return "\n".join([HEAD, *("\n".join([*parts[name](results[name]), ""]) for name in parts if name in results)])
+
+
+def _routes(found: dict[str, Any]) -> list[str]:
+    return [
+        f"## Routes ({found['date']})",
+        "",
+        f"Cosine with the exact gradient, at {found['points']} points along the exact search's way on",
+        f"{found['prompts']} prompts; two random directions: {found['null']:.3f}. Cost of a gradient in sampler runs.",
+        "",
+        "| route | cosine | from | to | cost |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {row['cosine']:.3f} | {row['lowest']:.3f} | {row['highest']:.3f} | {row['cost']:.2f} |"
+            for name, row in found["routes"].items()
+        ),
+    ]
+
+
+def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
+    names = list(STATISTICS)
+    return [
+        f"| way | n | broken | and the second CLIP agrees | clean | sampler runs | {' | '.join(names)} |",
+        "|---" * (6 + len(names)) + "|",
+        *(
+            f"| {way} | {row['broken']['n']} | {percent(row['broken'])} "
+            f"| {percent(row['broken and the second CLIP agrees'])} | {percent(row['clean'])} "
+            f"| {row['sampler runs']:.0f} | {' | '.join(str(row['rejected'][name]) for name in names)} |"
+            for way, row in rows.items()
+        ),
+    ]
+
+
+def _budgets(found: dict[str, Any]) -> list[str]:
+    rows = {name: row for name, row in found.items() if name != "date"}
+    most = next(iter(rows.values()))["rejected"]["of true samples at most"]
+    return [
+        f"## Budgets ({found['date']})",
+        "",
+        "Any held-out prompt of two objects. The last columns: how many of the noises found each test of Gaussianity",
+        f"rejects at 5 %; of as many true samples at most {most} are, with 97.5 % probability.",
+        "",
+        *_table(rows),
+        "",
+        "![success against rejections](budgets.png)",
+    ]
+
+
+def _break(found: dict[str, Any]) -> list[str]:
+    most = next(iter(found["ways"].values()))["rejected"]["of true samples at most"]
+    plain = found["no search"]
+    return [
+        f"## Break ({found['date']})",
+        "",
+        f"{found['prompts']} held-out prompts of two objects that the plain sampler draws right for at least 95 of 100",
+        f"seeds. Without a search {percent(plain['broken'])} are broken and {percent(plain['clean'])} clean. *random*:",
+        f"best of random noises in the same budget by the same judge. True samples rejected: at most {most}.",
+        "",
+        *_table(found["ways"]),
+    ]
+
+
+def _satisfy(found: dict[str, Any]) -> list[str]:
+    return [
+        f"## Satisfy ({found['date']})",
+        "",
+        f"{found['sketches']} prompts of one object with a sketch of what the prompt does not say: its place (in 4",
+        "pixels), size (radius within 2.5) and ground. The objective is the distance from the sketch, for the search",
+        f"and for best of n. Of single seeds {percent(found['base rate per seed'])} fit.",
+        "",
+        "| way | sampler runs | fits, % |",
+        "|---|---|---|",
+        *(f"| best of {n} seeds | {n} | {100 * value:.0f} |" for n, value in found["best of n"].items()),
+        *(
+            f"| search, {steps} steps | {row['sampler runs']:.0f} | {percent(row['fits'])} |"
+            for steps, row in found["search"].items()
+        ),
+    ]
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Success of each budget against its worst rejection rate."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6.5, 4), layout="constrained")
+    rows = {name: row for name, row in results["budgets"].items() if name != "date"}
+    for name, row in rows.items():
+        worst = max(row["rejected"][test] for test in STATISTICS) / row["rejected"]["n"]
+        axis.plot(100 * worst, 100 * row["broken"]["rate"], "o")
+        axis.annotate(name, (100 * worst, 100 * row["broken"]["rate"]), fontsize=7, xytext=(4, 4),
+                      textcoords="offset points")  # fmt: skip
+    first = next(iter(rows.values()))["rejected"]
+    axis.axvspan(0, 100 * first["of true samples at most"] / first["n"], color="#dde8dd", lw=0)
+    axis.set(xlabel="noises rejected by the strictest test, % (shaded: as true samples)", ylabel="broken, %")
+    axis.set(xlim=(-3, 110), ylim=(-5, 105))
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
