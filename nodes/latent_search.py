@@ -24,12 +24,12 @@ from ..host.sampling.graph import Graph, Latent, Rendered, image_major
 from ..host.sampling.handle import Sampling
 from ..host.sampling.inside import empty_fixed
 from . import latent_search_report, latent_search_settings, sampler_search, sampler_sockets
-from .steering import views
 from .latent_search_report import Scored
 from .latent_search_settings import LatentSettings
 from .objective import Parts, Situation
 from .sampler_search import Plan
 from .sampler_sockets import SearchSettings
+from .steering import views
 
 ALIASES = [
     "provoke", "noise search", "noise optimisation", "seed search", "SAGE", "ReNO", "DNO", "initial noise", "latent",
@@ -147,7 +147,7 @@ def searched(inputs: dict[str, Any]) -> LatentFound:
         start.append(made.budget)
         return made
 
-    found = sampler_search.run(graph, search, plan, judges=settings.wanted.held)
+    found = sampler_search.run(graph, search, plan, judges=settings.wanted.held, noise=True)
     best = _best(found.selection.score, settings)
     noise = found.selection.variable[best]
     rendered = _rendered(graph, noise, settings.keep)

@@ -32,8 +32,8 @@ BUDGETS: dict[str, tuple[type[Budget], priors.Prior | None]] = {
     "ball": (Free, None),
 }
 RULES: dict[str, Callable[..., rules.Rule]] = {
-    "steepest": rules.Steepest,
     "momentum": rules.Momentum,
+    "steepest": rules.Steepest,
     "Adam": rules.Adam,
     "signed (SAGE)": rules.Signed,
     "clipped SGD (ReNO)": rules.ClippedAscent,

@@ -88,7 +88,12 @@ class Found:
 
 
 def run(
-    graph: Graph, settings: SearchSettings, plan: Callable[[Sampling, Tensor], Plan], *, judges: Sequence[Held] = ()
+    graph: Graph,
+    settings: SearchSettings,
+    plan: Callable[[Sampling, Tensor], Plan],
+    *,
+    judges: Sequence[Held] = (),
+    noise: bool = False,
 ) -> Found:
     """Searches.
 
@@ -96,9 +101,10 @@ def run(
         plan: the opened sampling, and the pictures it gives unperturbed (B 3 H W) -> what to do there. Called once,
             where judges may be asked and gradients work.
         judges: what the objective computes with.
+        noise: whether the variable is the initial noise: `auto` may mean another route there.
     """
     notes: list[str] = []
-    route = settings.route_for(graph)
+    route = settings.route_for(graph, noise=noise)
 
     def body(sampling: Sampling) -> Found:
         with passed(*judges):

@@ -70,7 +70,7 @@ CHOICES = ("auto", "exact", "residual", "last steps", "one-step")
 """What a `route` widget offers."""
 
 
-def chosen(choice: str, number: int, *, steps: int) -> Route:
+def chosen(choice: str, number: int, *, steps: int, noise: bool = False) -> Route:
     """The route that a widget names.
 
     Args:
@@ -78,6 +78,7 @@ def chosen(choice: str, number: int, *, steps: int) -> Route:
         number: the last steps that the gradient goes through (residual, last steps); which step (from 1) the picture is
             predicted at (one-step).
         steps: of the schedule; the number is cut to it.
+        noise: whether the initial noise is searched.
     """
     match choice:
         case "residual":
@@ -89,10 +90,10 @@ def chosen(choice: str, number: int, *, steps: int) -> Route:
         case "exact":
             return EXACT
         case _:
-            return automatic(steps)
+            return automatic(steps, noise=noise)
 
 
-def automatic(steps: int) -> Route:
+def automatic(steps: int, *, noise: bool = False) -> Route:
     """What `auto` means: the one place where it is decided."""
     return EXACT
 
