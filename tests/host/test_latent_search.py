@@ -1,0 +1,441 @@
+"""Search Noise in both forms on the host's own objects: what a user gets, what it promises, what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from provoke.core.errors import ProvokeError
+from provoke.tools.inprocess import execute
+
+SEED = 5
+QUICK: dict[str, Any] = {"search_steps": 3, "epsilon": 0.5}
+BOTH = ("LatentSearch", "LatentSearchCustom")
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy: ModuleType) -> ModuleType:
+    import provoke.nodes
+    from provoke.host.folders import register_model_folders
+
+    register_model_folders()
+    return provoke.nodes
+
+
+@pytest.fixture(scope="module")
+def tools(comfy: ModuleType) -> ModuleType:
+    from provoke.tools import tiny
+
+    return tiny
+
+
+class Graph:
+    """A small graph of genuine objects, and the host's own samplers on it."""
+
+    def __init__(self, tiny: ModuleType, family: str = "sd15", **changes: Any) -> None:
+        self.model, self.vae = tiny.model(family), changes.get("vae") or tiny.vae()
+        self.positive, self.negative = (tiny.conditioning(family, seed=seed) for seed in (1, 2))
+        self.latent = changes.get("latent") or tiny.empty_latent(family, batch=changes.get("batch", 1))
+        self.steps, self.cfg, self.denoise = 2, 2.0, changes.get("denoise", 1.0)
+        self.sampler = changes.get("sampler", "euler")
+
+    def inputs(self, node: str) -> dict[str, Any]:
+        if node.endswith("Custom"):
+            return {**self.sockets(), "vae": self.vae}
+        return {
+            "model": self.model, "noise_seed": SEED, "steps": self.steps, "cfg": self.cfg, "vae": self.vae,
+            "sampler_name": self.sampler, "scheduler": "normal", "denoise": self.denoise, "positive": self.positive,
+            "negative": self.negative, "latent_image": self.latent,
+        }  # fmt: skip
+
+    def sockets(self) -> dict[str, Any]:
+        from comfy_extras import nodes_custom_sampler as host
+
+        with torch.inference_mode():
+            return {
+                "noise": host.RandomNoise.execute(SEED).args[0],
+                "guider": host.CFGGuider.execute(self.model, self.positive, self.negative, self.cfg).args[0],
+                "sampler": host.KSamplerSelect.execute(self.sampler).args[0],
+                "sigmas": host.BasicScheduler.execute(self.model, "normal", self.steps, self.denoise).args[0],
+                "latent_image": self.latent,
+            }
+
+    def with_noise(self, noise: Any, latent: Any = None) -> Tensor:
+        """What SamplerCustomAdvanced gives for a NOISE."""
+        from comfy_extras import nodes_custom_sampler as host
+
+        changed = {**self.sockets(), "noise": noise, **({} if latent is None else {"latent_image": latent})}
+        with torch.inference_mode():
+            return host.SamplerCustomAdvanced.execute(**changed).args[0]["samples"].clone()
+
+    def plain(self, seed: int = SEED) -> Tensor:
+        """What KSampler gives."""
+        import nodes
+
+        with torch.inference_mode():
+            out = nodes.common_ksampler(
+                self.model, seed, self.steps, self.cfg, self.sampler, "normal", self.positive, self.negative,
+                self.latent, denoise=self.denoise,
+            )  # fmt: skip
+        return out[0]["samples"].clone()
+
+
+@pytest.fixture
+def graph(tools: ModuleType) -> Callable[..., Graph]:
+    return lambda family="sd15", **changes: Graph(tools, family, **changes)
+
+
+@pytest.fixture(scope="module")
+def objective(nodes: ModuleType) -> Any:
+    with torch.inference_mode():
+        scorer = nodes.LoadScorer.execute("first").args[0]
+        return nodes.ClipObjective.execute(scorer, "a red circle").args[0]
+
+
+def run(nodes: ModuleType, one: Graph, node: str = BOTH[0], **choices: Any) -> SimpleNamespace:
+    """The node's outputs by name, as the executor calls it."""
+    kind = getattr(nodes, node)
+    outputs = execute(kind, **one.inputs(node), **{**QUICK, **choices})
+    return SimpleNamespace(**dict(zip([put.id for put in kind.define_schema().outputs], outputs, strict=True)))
+
+
+# ---------------------------------------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("node", BOTH)
+def test_the_noise_gives_the_result_again(nodes, graph, objective, node: str, family: str) -> None:
+    """In SamplerCustomAdvanced, bit for bit."""
+    one = graph(family)
+    out = run(nodes, one, node, objective=objective)
+    assert torch.equal(out.output["samples"], one.with_noise(out.noise))
+    assert torch.equal(out.unperturbed["samples"], one.plain())
+    assert not torch.equal(out.output["samples"], out.unperturbed["samples"])
+    assert torch.equal(out.noise.generate_noise(out.output), out.noise_latent["samples"])
+    assert out.noise.seed == SEED
+    assert out.noise_latent["samples"].device.type == "cpu"
+    if node.endswith("Custom"):
+        assert out.denoised_output["samples"].shape == out.output["samples"].shape
+    for word in ("break", "turn each channel", "Gaussian?", "spectrum", "evaluations of the model"):
+        assert word in out.report
+
+
+def test_save_latent_carries_the_noise_to_another_graph(nodes, graph, objective, comfy) -> None:
+    """Save Latent, the file moved to the input folder, Load Latent, Noise from Latent: the same picture."""
+    import shutil
+    from pathlib import Path
+
+    import folder_paths
+
+    from nodes import LoadLatent, SaveLatent
+
+    one = graph()
+    out = run(nodes, one, objective=objective)
+    with torch.inference_mode():
+        saved = SaveLatent().save(out.noise_latent, "shared")["ui"]["latents"][0]
+    file = Path(folder_paths.get_output_directory()) / saved["subfolder"] / saved["filename"]
+    shutil.copy(file, folder_paths.get_input_directory())
+    with torch.inference_mode():
+        loaded = LoadLatent().load(file.name)[0]
+        noise = nodes.NoiseFromLatent.execute(loaded, SEED).args[0]
+    assert torch.equal(one.with_noise(noise), out.output["samples"])
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde"])
+def test_stochastic_samplers_draw_the_same_on_their_way(nodes, graph, objective, sampler: str) -> None:
+    one = graph(sampler=sampler)
+    out = run(nodes, one, objective=objective)
+    assert torch.equal(out.output["samples"], one.with_noise(out.noise))
+
+
+@pytest.mark.parametrize("node", BOTH)
+@pytest.mark.parametrize("zero", [{"epsilon": 0.0}, {"search_steps": 0}])
+def test_zero_effect_is_zero(nodes, graph, objective, node: str, zero: dict[str, Any]) -> None:
+    one = graph()
+    out = run(nodes, one, node, objective=objective, **zero)
+    assert torch.equal(out.output["samples"], one.plain())
+    assert torch.equal(one.with_noise(out.noise), one.plain())
+    assert "none" in out.report
+
+
+def test_several_seeds_and_latents_are_image_major_and_the_best_come_first(nodes, graph, objective) -> None:
+    one = graph(batch=2)
+    out = run(nodes, one, objective=objective, count=3, keep=2, direction="satisfy")
+    assert out.output["samples"].shape[0] == out.noise_latent["samples"].shape[0] == len(out.scores) == 4
+    alone = run(nodes, one, objective=objective, direction="satisfy")
+    assert len(alone.scores) == 2
+    assert alone.output["samples"].shape[0] == 2
+    # each result is near a seed of its own: noise_seed, noise_seed + 1, noise_seed + 2
+    from comfy.sample import prepare_noise
+
+    seeds = torch.stack([prepare_noise(one.latent["samples"], SEED + k) for k in range(3)], 1)  # latent, seed
+    for row, z in enumerate(out.noise_latent["samples"]):
+        away = (seeds[row // 2] - z).square().mean((1, 2, 3)).sqrt()
+        assert float(away.min()) <= 0.5 + 1e-4
+        assert float(away.sort().values[1]) > 1
+    whole = {"samples": one.latent["samples"].repeat_interleave(2, 0)}
+    torch.testing.assert_close(one.with_noise(out.noise, whole), out.output["samples"], rtol=0, atol=1e-4)
+
+
+def test_a_latent_of_a_batch_keeps_its_number(nodes, graph, objective) -> None:
+    one = graph()
+    one.latent = {**one.latent, "batch_index": [3]}
+    out = run(nodes, one, objective=objective)
+    assert torch.equal(out.unperturbed["samples"], one.plain())
+    assert torch.equal(out.output["samples"], one.with_noise(out.noise))
+    with pytest.raises(ProvokeError, match="number 0 of a batch"):
+        out.noise.generate_noise({**one.latent, "batch_index": [0]})
+
+
+def test_a_masked_picture_is_searched_too(nodes, graph, tools, objective) -> None:
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 16:48, 8:40] = 1
+    one = graph(latent=tools.picture_latent("sd15", batch=1, mask=mask), denoise=0.8)
+    out = run(nodes, one, objective=objective)
+    assert torch.equal(out.output["samples"], one.with_noise(out.noise))
+
+
+# ---------------------------------------------------------------------------------------------- what is promised
+
+
+def test_the_host_is_left_as_it_was(nodes, graph, objective) -> None:
+    import comfy.model_management
+
+    one = graph()
+    before, state = one.plain(), torch.get_rng_state()
+    run(nodes, one, objective=objective)
+    after = one.plain()
+    assert torch.equal(after, before)
+    assert not comfy.model_management.in_training
+    torch.set_rng_state(state)
+
+
+def test_the_same_seed_gives_the_same_result(nodes, graph, objective) -> None:
+    one = graph()
+    a, b, other = (run(nodes, one, objective=objective, search_seed=seed, count=2) for seed in (1, 1, 2))
+    assert torch.equal(a.noise_latent["samples"], b.noise_latent["samples"])
+    assert not torch.equal(a.noise_latent["samples"], other.noise_latent["samples"])
+
+
+@pytest.mark.parametrize("budget", ["turn each channel", "turn", "move phases", "clamp (SAGE)", "ball"])
+@pytest.mark.parametrize("step_rule", ["steepest", "momentum", "Adam", "signed (SAGE)", "clipped SGD (ReNO)"])
+def test_every_choice_searches_within_its_budget(nodes, graph, objective, budget: str, step_rule: str) -> None:
+    one = graph()
+    out = run(nodes, one, objective=objective, budget=budget, step_rule=step_rule, epsilon=0.3, step_size=0.4)
+    from comfy.sample import prepare_noise
+
+    moved = (out.noise_latent["samples"] - prepare_noise(one.latent["samples"], SEED)).abs()
+    most = float(moved.max()) if budget.startswith("clamp") else float(moved.square().mean().sqrt())
+    assert 0 < most <= 0.3 + 1e-4
+
+
+@pytest.mark.parametrize("budget", ["ball and chi prior (ReNO)", "ball and regulariser (DNO)"])
+def test_a_prior_holds_the_noise_back(nodes, graph, objective, budget: str) -> None:
+    """Its length stays nearer to that of a true sample's than without (or equal, where nothing pulled)."""
+    from provoke.core.priors import chi, dno
+
+    prior, rng = (chi if "chi" in budget else dno), torch.Generator().manual_seed(0)
+    one, wide = graph(), {"epsilon": 2.0, "step_size": 0.5, "search_steps": 6}
+    free, held = (
+        run(nodes, one, objective=objective, budget=name, prior_weight=10.0, **wide).noise_latent["samples"]
+        for name in ("ball", budget)
+    )
+    assert float(prior(held, rng)) > float(prior(free, rng))
+
+
+@pytest.mark.parametrize("method", ["gradient", "random"])
+def test_without_an_objective_it_moves_away_from_the_usual_picture(nodes, graph, method: str) -> None:
+    out = run(nodes, graph(), method=method)
+    assert "likeness" in out.report
+    assert float(out.scores[0]) < 0
+
+
+@pytest.mark.parametrize("route", ["exact", "residual", "one-step"])
+def test_every_route_moves_the_noise(nodes, graph, objective, route: str) -> None:
+    one = graph()
+    out = run(nodes, one, objective=objective, route=route, direction="satisfy")
+    assert not torch.equal(out.output["samples"], one.plain())
+    assert f"route {route}" in out.report
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd2v", "sdxl"])
+def test_the_gradient_by_finite_differences(nodes, graph, family: str) -> None:
+    """By the noise, through the node's own function and the decode: random and block directions."""
+    from provoke.host.sampling.generator import SampledImages
+    from provoke.nodes import latent_search, sampler_sockets
+    from provoke.nodes.latent_search_settings import LatentSettings
+    from provoke.nodes.sampler_sockets import SearchSettings
+
+    chosen = {widget.id: getattr(widget, "default", None) for widget in nodes.LatentSearch.define_schema().inputs}
+    first = {w.id: w.options[0] for w in nodes.LatentSearch.define_schema().inputs if hasattr(w, "options")}
+    one, rest = sampler_sockets.graph_of({**chosen, **first, **graph(family).inputs(BOTH[0])})
+    search, rest = SearchSettings.taken(rest)
+    settings = LatentSettings.taken(rest)
+    errors: list[float] = []
+
+    def body(sampling: Any) -> None:
+        from provoke.host.sampling.routes import EXACT
+        from provoke.nodes.sampler_search import plain_pictures
+
+        plan = latent_search.make_plan(sampling, plain_pictures(sampling), settings, search)
+        function = lambda rows: sampling.decode(plan.sample(rows, EXACT))  # noqa: E731
+        rows = plan.start
+        pictures, pullback = SampledImages(sampling, function).vjp(rows)
+        weight = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(3))
+        gradient = pullback(weight)
+        rng = torch.Generator().manual_seed(2)
+        ways = [torch.randn(rows.shape, generator=rng) for _ in range(16)]
+        for block in (torch.s_[:, 1], torch.s_[:, :, :4, :4], torch.s_[:, 0, -1]):
+            way = torch.zeros_like(rows)
+            way[block] = 1
+            ways.append(way)
+
+        def score(x: Tensor) -> float:
+            with torch.no_grad():
+                return float((function(x).double() * weight).sum())
+
+        claimed = torch.tensor([float((gradient.double() * way).sum()) for way in ways])
+        step = 2e-3
+        measured = torch.tensor([(score(rows + step * way) - score(rows - step * way)) / (2 * step) for way in ways])
+        errors.append(float((claimed - measured).norm() / measured.norm()))
+        assert all(abs(float(value)) > 0 for value in claimed)
+
+    one.inside(body)
+    assert errors[0] < 0.01
+
+
+# ---------------------------------------------------------------------------------------------- while it runs
+
+
+@pytest.fixture
+def at_progress(comfy: ModuleType) -> Iterator[Callable[[int, Callable[[], None]], list[int]]]:
+    """Calls something when the bar is at a step; gives the steps that were heard."""
+    import comfy.model_management as mm
+    import comfy.utils
+
+    before = comfy.utils.PROGRESS_BAR_HOOK
+
+    def install(step: int, action: Callable[[], None]) -> list[int]:
+        heard: list[int] = []
+
+        def hook(value: int, total: int, preview: Any, node_id: Any = None) -> None:
+            heard.append(value)
+            if value == step:
+                action()
+
+        comfy.utils.set_progress_bar_global_hook(hook)
+        return heard
+
+    yield install
+    comfy.utils.set_progress_bar_global_hook(before)
+    mm.interrupt_current_processing(False)
+
+
+def test_cancel_takes_effect_within_a_step_and_leaves_nothing(nodes, graph, objective, at_progress) -> None:
+    import comfy.model_management as mm
+
+    one = graph()
+    before = one.plain()
+    heard = at_progress(2, lambda: mm.interrupt_current_processing(True))
+    with pytest.raises(mm.InterruptProcessingException):
+        run(nodes, one, objective=objective, search_steps=50)
+    assert heard[-1] == 2
+    assert torch.equal(one.plain(), before)
+
+
+def test_stop_keeps_the_best(nodes, graph, objective, at_progress) -> None:
+    from provoke.host import stop
+
+    heard = at_progress(3, lambda: stop.stop(""))
+    out = run(nodes, graph(), objective=objective, search_steps=50)
+    assert heard[-1] <= 4
+    assert "stopped by request, best kept" in out.report
+
+
+def test_best_of_seeds_can_be_stopped(nodes, graph, objective, at_progress) -> None:
+    from provoke.host import stop
+
+    heard = at_progress(2, lambda: stop.stop(""))
+    *_, scores, report = execute(nodes.BestOfSeeds, **graph().inputs(BOTH[0]), objective=objective, seeds=50)
+    assert heard[-1] <= 3
+    assert len(scores) == 1
+    assert " of 3 seeds" in report or " of 2 seeds" in report
+
+
+# ---------------------------------------------------------------------------------------------- the other nodes
+
+
+@pytest.mark.parametrize("best", ["highest", "lowest"])
+def test_best_of_seeds_gives_what_ksampler_gives(nodes, graph, objective, best: str) -> None:
+    one = graph(batch=2)
+    output, noise, seeds, scores, report = execute(
+        nodes.BestOfSeeds, **one.inputs(BOTH[0]), objective=objective, seeds=4, keep=2, best=best
+    )
+    assert output["samples"].shape[0] == len(seeds) == len(scores) == 4
+    for row, seed in enumerate(seeds):
+        assert torch.equal(output["samples"][row], one.plain(seed)[row // 2])
+        assert str(seed) in report
+    sign = 1 if best == "highest" else -1
+    for latent in range(2):
+        assert sign * scores[2 * latent] >= sign * scores[2 * latent + 1]
+    whole = {"samples": one.latent["samples"].repeat_interleave(2, 0)}
+    torch.testing.assert_close(one.with_noise(noise, whole), output["samples"], rtol=0, atol=1e-4)
+
+
+def test_the_noise_of_the_best_seed_is_that_seed(nodes, graph, objective) -> None:
+    one = graph(sampler="euler_ancestral")
+    output, noise, (seed,), *_ = execute(nodes.BestOfSeeds, **one.inputs(BOTH[0]), objective=objective, seeds=3)
+    assert noise.seed == seed
+    assert torch.equal(one.with_noise(noise), output["samples"])
+    assert torch.equal(output["samples"], one.plain(seed))
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"direction": "satisfy", "objective": None}, "no objective is connected"),
+        ({"count": 1, "keep": 2}, "2 noises are to be kept of 1"),
+        ({"route": "last steps", "route_steps": 1}, "gradient"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(nodes, graph, objective, choices: dict[str, Any], words: str) -> None:
+    with pytest.raises(ProvokeError, match=words):
+        run(nodes, graph(), **{"objective": objective, **choices})
+
+
+def test_a_disabled_noise_is_refused(nodes, graph, objective) -> None:
+    from comfy_extras.nodes_custom_sampler import DisableNoise
+
+    one = graph()
+    inputs = {**one.inputs(BOTH[1]), "noise": DisableNoise.execute().args[0]}
+    with pytest.raises(ProvokeError, match="constant"):
+        execute(nodes.LatentSearchCustom, **inputs, **QUICK, objective=objective)
+
+
+def test_a_noise_for_another_latent_is_refused_with_both_shapes(nodes, graph, objective) -> None:
+    out = run(nodes, graph(), objective=objective)
+    with pytest.raises(ProvokeError, match=r"\(1, 4, 8, 8\) and the latent \(1, 4, 8, 16\)"):
+        out.noise.generate_noise({"samples": torch.zeros(1, 4, 8, 16)})
+    for latent, words in (
+        (torch.zeros(1, 4, 8, 8), "same number everywhere"),
+        (torch.full((1, 4, 8, 8), float("nan")), "NaN"),
+        (torch.randn(4, 8), "B C h w"),
+    ):
+        with pytest.raises(ProvokeError, match=words):
+            nodes.NoiseFromLatent.execute({"samples": latent}, 0)
+
+
+def test_latent_from_noise_and_back(nodes, graph) -> None:
+    one = graph()
+    noise = one.sockets()["noise"]
+    (latent,) = nodes.LatentFromNoise.execute(noise, one.latent).args
+    back = nodes.NoiseFromLatent.execute(latent, SEED).args[0]
+    assert torch.equal(one.with_noise(back), one.plain())
