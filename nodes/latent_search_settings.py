@@ -131,7 +131,7 @@ def inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "epsilon",
-            default=1.0,
+            default=0.5,
             min=0.0,
             max=3.0,
             step=0.05,
@@ -172,7 +172,7 @@ def inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "copies",
-            default=2,
+            default=1,
             min=0,
             max=64,
             advanced=True,

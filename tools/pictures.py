@@ -318,7 +318,22 @@ def steer_sampling(nodes: Any) -> Image.Image:
     return row(pictures, captions, 128)
 
 
+def of_noise(name: str) -> Callable[[Any], Image.Image]:
+    """A picture of benchmarks/latent_search."""
+
+    def make(nodes: Any) -> Image.Image:
+        from ..benchmarks.latent_search import pictures
+
+        made: Image.Image = getattr(pictures, name)(nodes)
+        return made
+
+    return make
+
+
 PICTURES: dict[str, Callable[[Any], Image.Image]] = {
+    "latent-search": of_noise("latent_search"),
+    "best-of-seeds": of_noise("best_of_seeds"),
+    "share-noise": of_noise("share_noise"),
     "vary-inpainter": vary_inpainter,
     "vary-epsilon": vary_epsilon,
     "vary-truncation": vary_truncation,
