@@ -1,0 +1,96 @@
+"""The latent search on the demo world by the benchmark's own code (benchmarks/latent_search), on a few of its cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+CASES = 3
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy: ModuleType) -> ModuleType:
+    import provoke.nodes
+    from provoke.host.folders import register_model_folders
+
+    register_model_folders()
+    return provoke.nodes
+
+
+def test_a_search_goes_further_than_as_many_random_noises(nodes: ModuleType) -> None:
+    """By the objective's own scores of the host's pictures: below the seed's own, and below those of the best of 20
+    random noises in the same budget, on the mean of three prompts."""
+    import provoke.benchmarks.latent_search.run as bench
+    from provoke.demo.captions import canonical
+    from provoke.tools.inprocess import execute
+
+    world = bench.Bench(nodes)
+    scenes = bench.candidates(CASES)
+    margins: dict[str, list[float]] = {"usual": [], "random": [], "gradient": []}
+    for i, scene in enumerate(scenes):
+        objective = world.objective(scene)
+        ways = {
+            "usual": {"search_steps": 0},
+            "random": {"method": "random", "search_steps": 20},
+            "gradient": {"route": "exact", "search_steps": 10, "step_size": 0.2},
+        }
+        for name, way in ways.items():
+            outputs = execute(
+                nodes.LatentSearch, **world.sockets(canonical(scene), 30 + i), objective=objective, epsilon=1.0,
+                direction="break", **way,
+            )  # fmt: skip
+            margins[name].append(outputs[4][0])
+    mean = {name: sum(values) / CASES for name, values in margins.items()}
+    assert mean["gradient"] < mean["usual"] - 1
+    assert mean["gradient"] < mean["random"]
+
+
+def test_the_benchmark_runs(nodes: ModuleType, tmp_path: Path) -> None:
+    """One of each part, and its page; what it counts is what it is given."""
+    import provoke.benchmarks.latent_search.run as bench
+    from provoke.benchmarks.latent_search.page import page
+
+    world = bench.Bench(nodes)
+    found = {"routes": {"date": "today", **bench.routes(world, bench.QUICK, tmp_path)}}
+    rows = found["routes"]["routes"]
+    assert rows["exact"]["cosine"] == pytest.approx(1.0, abs=1e-3)
+    assert all(-1 <= row["lowest"] <= row["cosine"] <= row["highest"] <= 1.001 for row in rows.values())
+    assert rows["one-step, the first"]["cost"] < rows["residual, last step"]["cost"] < rows["exact"]["cost"]
+    found["satisfy"] = {"date": "today", **bench.satisfying(world, bench.QUICK, tmp_path)}
+    assert set(found["satisfy"]["search"]) == {str(steps) for steps in bench.COSTS}
+    text = page(found)
+    assert "## Routes" in text
+    assert "best of 8 seeds" in text
+
+
+def test_verdicts_are_about_the_picture(nodes: ModuleType) -> None:
+    """The checker's own scenes: the prompt's is not broken, another one is, noise is neither broken nor clean."""
+    from provoke.benchmarks.latent_search import world
+    from provoke.demo.world import render, sample
+
+    whole = sample(8, torch.Generator().manual_seed(3), objects=2)
+    pictures, scenes = render(whole), list(whole)
+    assert not any(world.broken(pictures, scenes))
+    assert all(world.clean(pictures))
+    assert sum(world.broken(pictures.roll(1, 0), scenes)) >= 7
+    noise = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    assert not any(world.broken(noise, scenes))
+    assert not any(world.clean(noise))
+    one = sample(8, torch.Generator().manual_seed(5), objects=1)
+    drawn = render(one)
+    for i, scene in enumerate(one):
+        assert world.as_sketched(drawn[i : i + 1], scene) == [True]
+        assert world.as_sketched(drawn[i : i + 1].roll(10, 3), scene) == [False]
+
+
+def test_rejections_are_compared_with_true_samples(nodes: ModuleType) -> None:
+    import provoke.benchmarks.latent_search.run as bench
+
+    found = bench.rejected(torch.randn(40, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert found["n"] == 40
+    assert found["of true samples at most"] == 5  # P(X <= 5) = 0.986, P(X <= 4) = 0.952 for n = 40 at 5 %
+    strange = bench.rejected(1.5 * torch.randn(40, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert strange["norm"] > 30
