@@ -40,6 +40,10 @@ def _routes(found: dict[str, Any]) -> list[str]:
             f"| {name} | {row['cosine']:.3f} | {row['lowest']:.3f} | {row['highest']:.3f} | {row['cost']:.2f} |"
             for name, row in found["routes"].items()
         ),
+        "",
+        "What they break on any held-out prompts of two objects, as far from the seed's noise as an independent one:",
+        "",
+        *_table(found["broken"]),
     ]
 
 

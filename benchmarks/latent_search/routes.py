@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from .world import Bench
 STOPS = (0, 4, 12)  # steps of the search where the routes are compared
 
 
-def routes(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
+def cosines(bench: Bench, prompts: int) -> dict[str, Any]:
     """Cosines with the exact gradient of the node's own objective, by route: mean over prompts and points of the exact
     search's way; their spread; the cost of a gradient in sampler runs, counted as the node counts it."""
     from ...host.sampling.generator import SampledImages
@@ -29,9 +28,9 @@ def routes(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
         "one-step, the second": OneStep(1),
         "one-step, the fourth": OneStep(3),
     }
-    cosines: dict[str, list[float]] = {name: [] for name in kinds}
+    alike: dict[str, list[float]] = {name: [] for name in kinds}
     costs: dict[str, float] = {}
-    scenes = list(sample(sizes["points"], torch.Generator().manual_seed(63), part="held out", objects=2))
+    scenes = list(sample(prompts, torch.Generator().manual_seed(63), part="held out", objects=2))
     for i, scene in enumerate(scenes):
         parts = bench.objective(scene)
 
@@ -51,14 +50,14 @@ def routes(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
                 found = {name: problem(route).evaluate(x, _rng(), gradient=True) for name, route in kinds.items()}
                 exact = found["exact"].gradient
                 for name, one in found.items():
-                    cosines[name].append(float(torch.cosine_similarity(one.gradient.flatten(), exact.flatten(), 0)))
+                    alike[name].append(float(torch.cosine_similarity(one.gradient.flatten(), exact.flatten(), 0)))
                     costs[name] = one.cost
 
         opened(bench, canonical(scene), 300 + i, parts, body)
     dimensions = 4 * 8 * 8
     return {
         "prompts": len(scenes),
-        "points": len(cosines["exact"]),
+        "points": len(alike["exact"]),
         "null": round(dimensions**-0.5, 4),
         "routes": {
             name: {
@@ -67,7 +66,7 @@ def routes(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
                 "highest": round(max(values), 3),
                 "cost": round(costs[name], 2),
             }
-            for name, values in cosines.items()
+            for name, values in alike.items()
         },
     }
 

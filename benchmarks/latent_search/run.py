@@ -27,7 +27,7 @@ from ...demo.checker import read, relation_right
 from ...demo.world import Scene, render, sample
 from ...tools.inprocess import open_pack
 from ..rates import rate
-from .routes import routes
+from .routes import cosines
 from .world import Bench, as_sketched, broken, clean
 
 HERE = Path(__file__).resolve().parent
@@ -45,6 +45,12 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "random": {"method": "random", "search_steps": 40},
 }  # fmt: skip
 COSTS = (5, 10, 20)  # search steps of the satisfying search
+FAR = {"epsilon": 1.4, "step_size": 0.2}  # for the routes: as far as an independent noise, so that the route decides
+ROUTES: dict[str, dict[str, Any]] = {
+    "exact": {"route": "exact", "search_steps": 20},
+    "residual, last 3 steps": {"route": "residual", "route_steps": 3, "search_steps": 30},
+    "one-step, the first": {"route": "one-step", "search_steps": 40},
+}
 
 
 def candidates(count: int) -> list[Scene]:
@@ -113,6 +119,13 @@ def main_break(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]
         "ways": found,
         "no search": {"broken": rate(sum(hits), len(hits)), "clean": rate(sum(clean(plain)), len(hits))},
     }
+
+
+def routes(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
+    """Cosines with the exact gradient, and what each route breaks for what it costs."""
+    scenes = candidates(2000)[1400 : 1400 + sizes["few"]]
+    found = {name: breaking(bench, scenes, 800, **FAR, **choices) for name, choices in ROUTES.items()}
+    return {**cosines(bench, sizes["points"]), "broken": found}
 
 
 def budgets(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
