@@ -109,7 +109,7 @@ class ConditioningVariable(Variable):
     def exported(self, rows: Tensor) -> list[Conditioning]:
         """B rows -> B CONDITIONINGs of batch 1. (Entries of one mean *combine*; a batch is silently tiled or cut.)"""
         whole = self._there(self.conditioning(rows.detach()))
-        return [self._one(whole, lambda tensor, at=at: tensor[at : at + 1].clone()) for at in range(len(rows))]
+        return [self._one(whole, at) for at in range(len(rows))]
 
     def _there(self, changed: Conditioning) -> Conditioning:
         """On the devices where the graph's own tensors are."""
@@ -121,13 +121,14 @@ class ConditioningVariable(Variable):
                 changed[part.entry][1][part.key] = changed[part.entry][1][part.key].to(where)
         return changed
 
-    def _one(self, whole: Conditioning, function: Callable[[Tensor], Tensor]) -> Conditioning:
+    def _one(self, whole: Conditioning, at: int) -> Conditioning:
+        """Row `at` of a CONDITIONING of a whole batch."""
         entries = [[tensor, dict(extra)] for tensor, extra in whole]
         for part in self._parts:
             if part.key is None:
-                entries[part.entry][0] = function(entries[part.entry][0])
+                entries[part.entry][0] = entries[part.entry][0][at : at + 1].clone()
             else:
-                entries[part.entry][1][part.key] = function(entries[part.entry][1][part.key])
+                entries[part.entry][1][part.key] = entries[part.entry][1][part.key][at : at + 1].clone()
         return entries
 
 
