@@ -67,6 +67,17 @@ def noise_for(noise: Any, latent: Latent) -> Tensor:
     return drawn.detach().to("cpu", torch.float32)
 
 
+def refuse_constant(noise: Any, latent: Latent) -> None:
+    """Raises ProvokeError for a NOISE that is the same everywhere for this latent: a search has nothing to turn."""
+    drawn = noise_for(noise, latent)
+    if bool((drawn.flatten(1) == drawn.flatten(1)[:, :1]).all()):
+        raise ProvokeError(
+            "The noise to start from is constant (disabled)",
+            "Gaussian noise",
+            "connect a NOISE that draws some: RandomNoise",
+        )
+
+
 def noise_of_latent(latent: Latent, seed: int) -> FoundNoise:
     """A LATENT (from Load Latent, say) as the NOISE that it holds.
 

@@ -19,7 +19,7 @@ from ..core.search import sample_generators
 from ..core.steps import RandomDraws
 from ..host.api import io, schema
 from ..host.judges import judging
-from ..host.noise import FoundNoise
+from ..host.noise import FoundNoise, refuse_constant
 from ..host.sampling.graph import Graph, Latent, Rendered, image_major
 from ..host.sampling.handle import Sampling
 from ..host.sampling.inside import empty_fixed
@@ -140,6 +140,7 @@ def searched(inputs: dict[str, Any]) -> LatentFound:
     unperturbed = graph.rendered()
     if settings.epsilon == 0 or search.search_steps == 0:
         return _untouched(graph, unperturbed, settings)
+    refuse_constant(graph.noise, empty_fixed(graph.guider.model_patcher, graph.latent))
     start: list[Budget] = []
 
     def plan(sampling: Sampling, default: Tensor) -> Plan:

@@ -290,10 +290,9 @@ def test_the_gradient_by_finite_differences(nodes, graph, family: str) -> None:
         gradient = pullback(weight)
         rng = torch.Generator().manual_seed(2)
         ways = [torch.randn(rows.shape, generator=rng) for _ in range(16)]
-        for block in (torch.s_[:, 1], torch.s_[:, :, :4, :4], torch.s_[:, 0, -1]):
-            way = torch.zeros_like(rows)
-            way[block] = 1
-            ways.append(way)
+        channel, corner, line = (torch.zeros_like(rows) for _ in range(3))
+        channel[:, 1], corner[..., :4, :4], line[:, 0, -1] = 1, 1, 1
+        ways += [channel, corner, line]
 
         def score(x: Tensor) -> float:
             with torch.no_grad():
