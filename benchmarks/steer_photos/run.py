@@ -4,8 +4,8 @@
 
 Writes results.json, README.md and led.jpg. The two CLIPs that come with the pack know coloured shapes and nothing else:
 a word about a photo means nothing to them, a colour does. So the target is a picture, the model's own default result
-with the hole (upscaler: everything, half) painted in one of four colours, the source is that default result,
-and what came of it is measured without any network: how far the mean colour moved, and which of the world's six colours it moved to.
+with the hole (upscaler: everything, half) painted in one of four colours, the source is that default result, and what
+came of it is measured without any network: how far the mean colour moved, and to which of the world's six colours.
 Every figure is measured on what the host's own node makes of 8-bit pictures. Three photos are no sample: a figure is
 the mean over the photos of each one's mean, with the lowest and the highest photo beside it.
 """
@@ -151,19 +151,19 @@ def page(results: dict[str, Any]) -> str:
         "",
         "`python dev.py run benchmarks/steer_photos/run.py`.",
         "",
-        "The two CLIPs that come with the pack know coloured shapes and nothing else; no weights of a real CLIP were at",
-        "hand. **So this does not show that a text leads a photo.** The target is a picture, the default result with the",
-        "hole (upscaler: half of everything) in one of four colours, and what is counted needs no network: the mean",
-        "colour. It shows how far the models can be led at all (*by pixels*: Vary Result, away from the distance to that",
-        "picture), and what a scorer outside of its world is worth: compare what the first CLIP gained, which led, with",
-        "the second CLIP and with the colour.",
+        "The two CLIPs that come with the pack know coloured shapes and nothing else; no weights of a real CLIP were",
+        "at hand. **So this does not show that a text leads a photo.** The target is a picture, the default result",
+        "with the hole (upscaler: half of everything) in one of four colours, and what is counted needs no network:",
+        "the mean colour. It shows how far the models can be led at all (*by pixels*: Vary Result, away from the",
+        "distance to that picture), and what a scorer outside of its world is worth: compare what the first CLIP",
+        "gained, which led, with the second CLIP and with the colour.",
         "",
-        f"{len(photo_names())} parts of three photos that no training saw, {SIDE} x {SIDE} pixels, {len(ASKED)} colours",
-        f"each; epsilon {EPSILON:g} of 255, clip, {STEPS} steps, 4 copies, direction by the first CLIP. *Levels*: how far",
+        f"{len(photo_names())} parts of three photos that no training saw, {SIDE} x {SIDE} pixels, four colours each;",
+        f"epsilon {EPSILON:g} of 255, clip, {STEPS} steps, 4 copies, direction by the first CLIP. *Levels*: how far",
         "the mean colour moved towards the target's, of 255 (in brackets: how far the target is). *Right colour*: it",
         "moved to that one of the world's six more than to any other (chance: 17 %). *Gained*: similarity to the target",
-        "picture over the default result's. Three photos are no sample: means over photos, lowest and highest photo in",
-        f"brackets. Best of n: of {2 * STEPS + 1} random changes.",
+        "picture over the default result's. Three photos are no sample: means over photos, lowest and highest photo",
+        f"in brackets. Best of n: of {2 * STEPS + 1} random changes.",
         "",
     ]
     for name, found in results["models"].items():

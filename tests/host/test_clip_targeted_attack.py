@@ -109,6 +109,28 @@ def test_the_scorer_is_climbed(nodes: ModuleType, coloriser: Any, scorer: Any, g
     assert bool((similarity(steered) > similarity(drawn)).all())
 
 
+def test_several_targets_from_one_input(nodes: ModuleType, coloriser: Any, scorer: Any) -> None:
+    """Each target gives a result of its own, and on the mean of four inputs those led to it are the most like it."""
+    from provoke.demo.world import SHAPES
+    from provoke.host.judges import judging
+    from provoke.nodes.demo_scene import QUESTIONS
+
+    images, *_, said = nodes.DemoScene.execute(31, 24, "one", QUESTIONS[2]).args
+    circles = [place for place, text in enumerate(said.split("\n")) if SHAPES[0] in text][:4]
+    targets = ["a red circle", "a green circle", "a blue circle"]
+    same = {"model": coloriser, "image": images[circles], "scorer": scorer, "steps": 12}
+    found = [steer(nodes, **same, target_text=target) for target in targets]
+    with judging(scorer), torch.no_grad():
+        texts = scorer.judge.encode_texts(targets)
+        similar = torch.stack(
+            [(scorer.judge.encode_images(outputs[0].movedim(-1, 1).clone()) @ texts.T).mean(0) for outputs in found]
+        )  # led to, target
+    assert similar.argmax(0).tolist() == [0, 1, 2]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        for which in (0, 2):  # results, attacked inputs
+            assert bool(((found[i][which] - found[j][which]).abs().amax((1, 2, 3)) > 0).all())
+
+
 def test_a_picture_as_the_target(nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor) -> None:
     from provoke.nodes.demo_scene import QUESTIONS
 
