@@ -161,9 +161,9 @@ def page(results: dict[str, Any]) -> str:
         f"{len(photo_names())} parts of three photos that no training saw, {SIDE} x {SIDE} pixels, four colours each;",
         f"epsilon {EPSILON:g} of 255, clip, {STEPS} steps, 4 copies, direction by the first CLIP. *Levels*: how far",
         "the mean colour moved towards the target's, of 255 (in brackets: how far the target is). *Right colour*: it",
-        "moved to that one of the world's six more than to any other (chance: 17 %). *Gained*: similarity to the target",
-        "picture over the default result's. Three photos are no sample: means over photos, lowest and highest photo",
-        f"in brackets. Best of n: of {2 * STEPS + 1} random changes.",
+        "moved to that one of the world's six more than to any other (chance: 17 %). *Gained*: similarity to the",
+        "target picture over the default result's. Three photos are no sample: means over photos, lowest and highest",
+        f"photo in brackets. Best of n: of {2 * STEPS + 1} random changes.",
         "",
     ]
     for name, found in results["models"].items():
