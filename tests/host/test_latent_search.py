@@ -438,3 +438,18 @@ def test_latent_from_noise_and_back(nodes, graph) -> None:
     (latent,) = nodes.LatentFromNoise.execute(noise, one.latent).args
     back = nodes.NoiseFromLatent.execute(latent, SEED).args[0]
     assert torch.equal(one.with_noise(back), one.plain())
+
+
+def test_a_narrow_ridge_is_not_taken_for_a_wrong_gradient(nodes) -> None:
+    """There differences of 0.3 % and of 3 % of the latent agree with each other (and not with the slope), and only
+    those of 0.003 % see the gradient."""
+    from nodes import CLIPTextEncode, EmptyLatentImage
+    from provoke.host.sampling.graph import ksampler
+
+    with torch.inference_mode():
+        model, clip, vae = nodes.LoadDemoModels.execute("20 steps").args
+        prompt = "a pink square below a yellow square"
+        positive, negative = (CLIPTextEncode().encode(clip, text)[0] for text in (prompt, ""))
+        latent = EmptyLatentImage().generate(64, 64, 1)[0]
+    graph = ksampler(model, 400, 6, 1.0, "euler", "simple", positive, negative, latent, 1.0, vae)
+    assert graph.inside(lambda sampling: sampling.steps) == 6
