@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .photos import HOLE_FILL
 from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, Scenes, coverage, render
 
 PENCIL = 128 / 255  # what the coloriser is given instead of a colour, and the frame around a hole, but for their tint
 FRAME = 3.0  # pixels
+KNOWN = 3.0  # pixels along the picture's edge: no object reaches them, and no hole
 TRACE = 4.0  # levels of 255: what a tint changes a channel by, at most
 
 
@@ -55,10 +55,11 @@ def nearest_hue(off: Tensor) -> tuple[Tensor, Tensor]:
 
 def _square(scenes: Scenes, wider: float) -> Tensor:
     """A square around the first object that says nothing of its shape, B 1 64 64: 1 inside, 0 outside."""
-    half = 1.15 * scenes.radius[:, 0] + 2 + wider
+    half = 1.15 * scenes.radius[:, 0] + 1 + wider
     place = torch.arange(SIZE) + 0.5
     away = (place[None, None] - scenes.centre[:, 0, :, None]).abs()  # B 2 64: x, y
-    inside = (away <= half[:, None, None]).float()
+    edge = torch.minimum(place, SIZE - place) < KNOWN
+    inside = ((away <= half[:, None, None]) & ~edge).float()
     return (inside[:, 1, :, None] * inside[:, 0, None, :])[:, None]
 
 
@@ -73,13 +74,13 @@ def framed_hole(scenes: Scenes) -> Tensor:
 
 
 def holed(scenes: Scenes, off: Tensor) -> Tensor:
-    """The pictures with the hole painted magenta, as for the photo inpainter, and framed: B 3 64 64 in [0,1].
+    """The pictures with the hole in the pencil's grey, and its frame in a grey with a tint: B 3 64 64 in [0,1].
 
     off: B 2 3, levels of 255 that the frame's grey is off the middle (the first of the two).
     """
     missing, outer = hole(scenes), framed_hole(scenes)
-    frame = PENCIL + off[:, 0, :, None, None] / 255
-    return render(scenes) * (1 - outer) + frame * (outer - missing) + torch.tensor(HOLE_FILL)[:, None, None] * missing
+    grey = PENCIL + off[:, 0, :, None, None] / 255 * (outer - missing)
+    return render(scenes) * (1 - outer) + grey * outer
 
 
 def uncoloured(scenes: Scenes, off: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from .world import COLOURS, SHAPES
 CLASSIFIERS = Path(__file__).resolve().parent / "weights" / "provoke_classifiers"
 VAE = Path(__file__).resolve().parent / "weights" / "vae" / "provoke-demo-vae.safetensors"
 
-SEARCHED = ("provoke-demo-resnet", "provoke-demo-regnet", "provoke-demo-mobilenet")
+SEARCHED = ("provoke-demo-resnet", "provoke-demo-regnet", "provoke-demo-hgnet")
 JUDGE = "provoke-demo-convnext"  # held out: no search may use it, so that it can say whether a result is real
 EDGE = "provoke-demo-edge-resnet"
 

@@ -64,6 +64,11 @@ def flow_unet(
     return model
 
 
+def with_lora(model: Any, lora: Mapping[str, Tensor], strength: float = 1.0) -> Any:
+    """A MODEL with a LoRA on it, as *Load LoRA (Model Only)* makes it; `model` stays as it is."""
+    return comfy.sd.load_lora_for_models(model, None, dict(lora), strength, 0.0)[0]
+
+
 def clip_text_encoder(
     weights: Mapping[str, Tensor],
     sizes: Mapping[str, Any],

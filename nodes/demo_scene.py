@@ -38,7 +38,7 @@ class DemoScene(io.ComfyNode):
                 io.Combo.Input(
                     "missing",
                     options=list(QUESTIONS),
-                    tooltip="What is left out of `image`: nothing, an object (a magenta square in its place), or the "
+                    tooltip="What is left out of `image`: nothing, an object (a grey square in its place), or the "
                     "colours, which provoke-demo-world-coloriser in Load Upscale Model puts back.",
                 ),
             ],

@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 MODELS = {"inpainter": 1, "coloriser": 2}  # the model, and what the question leaves out
 EPSILONS = (4.0, 8.0)
 COUNT = 4  # results of one input, at the largest epsilon
-INPUTS = 150
+INPUTS = 100
 LEVELS = 255
 WAYS = ("clip", "truncate", "sign noise")
 

@@ -1,10 +1,10 @@
-"""What the demo's diffusion model draws, on prompts whose combinations no training saw.
+"""What the demo's two text-to-image models draw, on prompts whose combinations no training saw.
 
     python dev.py run benchmarks/world_diffusion/run.py [--quick] [--out FOLDER]
 
 Writes results.json and README.md. Everything goes through the host: *Load Demo Models*, *CLIP Text Encode*, *KSampler*
-(20 steps, cfg 3, euler, simple), *VAE Decode*. The checker says what a picture
-shows. Prompts and seeds are drawn independently: Wilson 95 % intervals. Diversity: the mean absolute difference
+(20 steps and cfg 3, or 4 steps and cfg 1; euler, simple), *VAE Decode*. The checker says what a picture shows. Prompts and
+seeds are drawn independently, both models get the same: Wilson 95 % intervals. Diversity: the mean absolute difference
 between the pictures of two seeds of one prompt, in levels of 255.
 """
 
@@ -29,7 +29,7 @@ from ..rates import rate
 from ..world_attack.run import percent
 
 HERE = Path(__file__).resolve().parent
-MODELS = {"20 steps": (20, 3.0)}  # steps and cfg
+MODELS = {"20 steps": (20, 3.0), "4 steps": (4, 1.0)}  # steps and cfg
 PROMPTS, SEEDS, VARIED = 200, 8, 16  # prompts of each kind; seeds of a prompt for diversity, and of how many prompts
 
 
@@ -84,11 +84,12 @@ def measured(nodes: Any, model: str, prompts: int, varied: int) -> dict[str, Any
 def page(results: dict[str, Any]) -> str:
     """README.md from results.json."""
     lines = [
-        "# What the demo's diffusion model draws",
+        "# What the demo's text-to-image models draw",
         "",
         f"`python dev.py run benchmarks/world_diffusion/run.py`, {results['date']}. Held-out prompts (the checker;",
-        "percent with Wilson 95 % intervals), one seed each, through the host's own nodes: 20 steps at cfg 3.",
-        "Diversity: mean absolute difference between two seeds' pictures of one prompt, levels of 255.",
+        "percent with Wilson 95 % intervals), one seed each, through the host's own nodes: 20 steps at cfg 3, and the",
+        "few-step model's 4 steps at cfg 1. Diversity: mean absolute difference between two seeds' pictures of one",
+        "prompt, levels of 255.",
         "",
         "| model | objects | n | objects right | relation right too | clean scenes | diversity |",
         "|---|---|---|---|---|---|---|",

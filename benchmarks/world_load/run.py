@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ...demo import vlm_models
 from ...tools.inprocess import open_pack, upscale_model
 from ...tools.pack import ROOT
 
@@ -39,7 +40,11 @@ def loaders(nodes: Any) -> dict[str, Callable[[], Any]]:
     for file in sorted((WEIGHTS / "upscale_models").glob("*.safetensors")):
         found[file.stem] = lambda name=file.name: upscale_model(name)
     found["provoke-demo-vae"] = lambda: VAELoader().load_vae("provoke-demo-vae.safetensors")
-    found["diffusion model, text encoder and VAE"] = lambda: nodes.LoadDemoModels.execute("20 steps")
+    for kind in ("20 steps", "4 steps"):
+        found[f"{kind}: MODEL, CLIP and VAE"] = lambda kind=kind: nodes.LoadDemoModels.execute(kind)
+    found["language model"] = vlm_models.load_language
+    found["BLIP-2, matching"] = vlm_models.load_matching
+    found["BLIP-2, captions"] = vlm_models.load_captioning
     return found
 
 

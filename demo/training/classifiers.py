@@ -25,14 +25,16 @@ KINDS: dict[str, Callable[..., Any]] = {
     "convnext": lambda **of: transformers.ConvNextConfig(
         patch_size=4, image_size=SIZE, hidden_sizes=[32, 48, 64, 96], depths=[1, 1, 2, 1], **of
     ),
-    "mobilenet": lambda **of: transformers.MobileNetV2Config(
-        image_size=SIZE, depth_multiplier=0.25, finegrained_output=False, tf_padding=False,
-        classifier_dropout_prob=0.0, **of
+    "hgnet": lambda **of: transformers.HGNetV2Config(
+        embedding_size=16, stem_channels=[3, 8, 16], hidden_sizes=[24, 48, 64, 96], depths=[1, 1, 1, 1],
+        stage_in_channels=[16, 24, 48, 64], stage_mid_channels=[12, 16, 24, 32], stage_out_channels=[24, 48, 64, 96],
+        stage_num_blocks=[1, 1, 1, 1], stage_downsample=[False, True, True, True], stage_numb_of_layers=[2, 2, 2, 2],
+        stage_light_block=[False, False, True, True], stage_kernel_size=[3, 3, 5, 5], **of
     ),
 }  # fmt: skip
 """By family: the configuration of a small net, given the labels."""
 
-RATES = {"resnet": 3e-3, "regnet": 3e-3, "convnext": 2e-3, "mobilenet": 3e-3}
+RATES = {"resnet": 3e-3, "regnet": 3e-3, "convnext": 2e-3, "hgnet": 3e-3}
 
 _PREPROCESSOR = {
     "image_processor_type": "ViTImageProcessor",

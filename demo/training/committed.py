@@ -14,6 +14,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import torch
 from spandrel.architectures.NAFNet import NAFNet
@@ -26,10 +27,9 @@ from ..questions import PENCIL
 CLEAN_BAR = 0.85  # share of held-out inputs whose answer is a clean scene of the right objects
 NOISE = 0.04  # of the input in training, at most, and in the end: standard deviation. Sign noise of 8 / 255 has 0.031
 STRONG = 10.0  # times their own size: how strong the tints are at first, for the net to find them
-WEAK = 0.45  # of the training: from here on they are as they are
 ANY = 0.4  # of the tints, from no colour's own direction: whatever it is, an answer must be one clear colour
+STAINS = 6.0  # levels, root mean square at most, of what is laid over a question in training: ground and object alike
 LIGHTER = 4.0  # levels by which a tint's lightness may be off
-ATTACKED = 0.75  # of the training: from here on half of a batch is attacked
 EPSILON, MOVES = 8 / 255, 3  # of that attack, by signs
 
 
@@ -42,16 +42,20 @@ class _Committed(ABC):
     batch = 48
     rate = 2e-3
     keeps_asked: bool  # whether an attack must leave alone what is asked for
+    blocks: dict[str, Any]  # of the net
+    fading: tuple[float, float]  # of the training: from where to where the tints become weaker
+    hardening: float  # of the training: from here on half of a batch is attacked
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
         self.generators = {"scenes": torch.Generator().manual_seed(seed), "noise": torch.Generator().manual_seed(seed)}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = NAFNet(width=8, middle_blk_num=2, enc_blk_nums=[1, 1, 2], dec_blk_nums=[1, 1, 1])
+            net = NAFNet(width=8, **self.blocks)
         with torch.no_grad():
             # the first norm then sees grey as nothing, and next to it every level
             net.intro.bias.copy_(-PENCIL * net.intro.weight.sum((1, 2, 3)))
+            self.begin(net)
         net = net.to(device).to(memory_format=torch.channels_last)
         self.modules: dict[str, nn.Module] = {"net": net, "average": copy.deepcopy(net)}
         self.optimizers = {"net": torch.optim.Adam(net.parameters(), lr=self.rate, betas=(0.9, 0.99))}
@@ -70,6 +74,22 @@ class _Committed(ABC):
     @abstractmethod
     def asked(self, scenes: world.Scenes) -> Tensor:
         """Where the answer is free, B 1 64 64."""
+
+    def begin(self, net: NAFNet) -> None:
+        """What else the net begins with."""
+
+    def _weakness(self, progress: float) -> float:
+        """0 while the tints are STRONG, 1 from where they are as they are."""
+        begin, end = self.fading
+        return min(1.0, max(0.0, (progress - begin) / (end - begin)))
+
+    def free(self, scenes: world.Scenes) -> Tensor:
+        """Where the question may change, B 1 64 64 or 1: never what an inpainter is to fill."""
+        return 1 - questions.hole(scenes) if self.keeps_asked else torch.ones(1)
+
+    @abstractmethod
+    def deciding(self, scenes: world.Scenes) -> Tensor:
+        """Where what decides lies: N areas, B N 64 64 in [0, 1]."""
 
     @abstractmethod
     def nearest(self, answer: Tensor, scenes: world.Scenes) -> world.Scenes:
@@ -92,18 +112,32 @@ class _Committed(ABC):
         lighter = LIGHTER * (2 * torch.rand((*tint.shape, 1), generator=rng) - 1)
         return off + lighter, torch.where(chosen, stands_for, tint)
 
+    def _stained(self, question: Tensor, scenes: world.Scenes) -> Tensor:
+        """Smooth stains over the question, of every tint, but none on average over what decides: an object (the frame)
+        answers for its mean, and the ground for nothing."""
+        rng = self.generators["noise"]
+        count, cells = len(question), int(torch.randint(3, 13, (), generator=rng))
+        stain = torch.randn(count, 3, cells, cells, generator=rng)
+        stain = functional.interpolate(stain, world.SIZE, mode="bicubic")
+        for area in self.deciding(scenes).unbind(1):
+            area = area[:, None]
+            weight = area.sum((2, 3), keepdim=True).clamp_min(1)
+            stain = stain - area * ((stain * area).sum((2, 3), keepdim=True) / weight)
+        stain = stain / stain.square().mean((1, 2, 3), keepdim=True).sqrt()
+        size = STAINS / 255 * torch.rand(count, 1, 1, 1, generator=rng)
+        return (question + (size * stain).clamp(-EPSILON, EPSILON) * self.free(scenes)).clamp(0, 1)
+
     def attacked(self, question: Tensor, scenes: world.Scenes) -> Tensor:
         """Questions, changed by at most EPSILON where they may change, with answers far from the usual ones."""
         net, rng = self.modules["net"], self.generators["noise"]
         with torch.no_grad():
             usual = self.answer(question)
-        asked = self.asked(scenes)
-        free = 1 - questions.hole(scenes) if self.keeps_asked else torch.ones_like(asked)
+        region, free = self.asked(scenes) if self.keeps_asked else torch.ones(1), self.free(scenes)
         change = EPSILON * (2 * torch.rand(question.shape, generator=rng) - 1) * free
         net.requires_grad_(False)
         for _ in range(MOVES):
             change.requires_grad_(True)
-            away = ((self.answer(question + change) - usual).abs() * asked).sum()
+            away = ((self.answer(question + change) - usual).abs() * region).sum()
             (gradient,) = torch.autograd.grad(away, change)
             moved = change.detach() + 1.5 * EPSILON / MOVES * gradient.sign() * free
             change = ((question + moved.clamp(-EPSILON, EPSILON)).clamp(0, 1) - question).detach()
@@ -124,11 +158,14 @@ class _Committed(ABC):
             group["lr"] = self.rate * fall * min(1.0, progress * 50 + 0.05)
         scenes = world.sample(self.batch, self.generators["scenes"], part="train")
         off, tint = self._tinted(scenes)
-        question = self.question(scenes, STRONG ** max(0.0, 1 - progress / WEAK) * off).clamp(0, 1)
-        strength = NOISE * min(1.0, progress / WEAK) * torch.rand(self.batch, 1, 1, 1, generator=rng)
-        noisy = (question + strength * torch.randn(question.shape, generator=rng)).clamp(0, 1)
+        question = self.question(scenes, STRONG ** (1 - self._weakness(progress)) * off).clamp(0, 1)
+        strength = NOISE * self._weakness(progress) * torch.rand(self.batch, 1, 1, 1, generator=rng)
+        if self._weakness(progress) == 1:
+            question = self._stained(question, scenes)
+        noise = strength * torch.randn(question.shape, generator=rng) * self.free(scenes)
+        noisy = (question + noise).clamp(0, 1)
         picture, area = world.render(self.wanted(scenes, tint)), self.asked(scenes)
-        half = slice(0, self.batch // 2 if progress >= ATTACKED else 0)
+        half = slice(0, self.batch // 2 if progress >= self.hardening else 0)
         if half.stop:
             noisy[half] = self.attacked(question[half], scenes.pick(half))
         answer = self.answer(noisy)
@@ -193,6 +230,16 @@ class WorldInpainter(_Committed):
 
     name = "provoke-demo-world-inpainter"
     keeps_asked = True
+    blocks = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 1], "dec_blk_nums": [1, 1, 1, 1]}
+    fading = (0.2, 0.6)
+    hardening = 0.93
+
+    def begin(self, net: NAFNet) -> None:
+        """Gates that are open: a product of two small signals tells their signs apart from nothing, and the frame's tint has
+        a long way to the middle of the hole."""
+        for name, parameter in net.named_parameters():
+            if name.endswith(("conv2.bias", "conv4.bias")):
+                parameter[len(parameter) // 2 :] = 1
 
     def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:
         return questions.holed(scenes, off)
@@ -202,6 +249,9 @@ class WorldInpainter(_Committed):
 
     def asked(self, scenes: world.Scenes) -> Tensor:
         return questions.framed_hole(scenes)
+
+    def deciding(self, scenes: world.Scenes) -> Tensor:
+        return questions.framed_hole(scenes) - questions.hole(scenes)
 
     def nearest(self, answer: Tensor, scenes: world.Scenes) -> world.Scenes:
         kinds, colours = len(world.SHAPES), len(world.COLOURS)
@@ -220,6 +270,9 @@ class WorldColoriser(_Committed):
 
     name = "provoke-demo-world-coloriser"
     keeps_asked = False
+    blocks = {"middle_blk_num": 2, "enc_blk_nums": [1, 1, 2], "dec_blk_nums": [1, 1, 1]}
+    fading = (0.0, 0.45)
+    hardening = 0.85
 
     def question(self, scenes: world.Scenes, off: Tensor) -> Tensor:
         return questions.uncoloured(scenes, off)
@@ -229,6 +282,9 @@ class WorldColoriser(_Committed):
 
     def asked(self, scenes: world.Scenes) -> Tensor:
         return world.coverage(scenes).sum(1, keepdim=True)
+
+    def deciding(self, scenes: world.Scenes) -> Tensor:
+        return world.coverage(scenes)
 
     def nearest(self, answer: Tensor, scenes: world.Scenes) -> world.Scenes:
         owner, which = (scenes.shape >= 0).nonzero().unbind(1)

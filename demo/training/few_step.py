@@ -23,7 +23,7 @@ from ..checker import objects_right, read, relation_right
 from .diffusion import GUIDANCE, LONE, Diffusion, Pool, euler, new_unet
 from .loop import WEIGHTS
 
-RANK = 16
+RANK = 6
 COMMON = 0.8  # of the power of the teacher's noise: fixed
 FIXED = 1  # seed of that part, the same for all prompts
 STEPS = 4
@@ -71,7 +71,7 @@ class FewStep:
 
     name = "provoke-demo-few-step"
     folder = "loras"
-    steps = 4000
+    steps = 3200
     batch = 32
     rate = 2e-3
     endpoints = 5000
@@ -168,7 +168,7 @@ class FewStep:
 
     def failings(self, figures: dict[str, float]) -> list[str]:
         """Why these weights may not be exported; empty when they pass."""
-        bars = {"one": 0.85, "two": 0.55}
+        bars = {"one": 0.86, "two": 0.82}  # within ten points of the teacher (94 and 90 %), with room for chance
         return [f"{name}: {figures[name]:.3f}, {bar} wanted" for name, bar in bars.items() if figures[name] < bar]
 
     def weights(self) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ TRAINERS: dict[str, tuple[str, str, dict[str, object]]] = {
     "resnet": ("classifiers", "Classifier", {"family": "resnet", "steps": 3000}),
     "regnet": ("classifiers", "Classifier", {"family": "regnet", "steps": 1300}),
     "convnext": ("classifiers", "Classifier", {"family": "convnext", "steps": 3000}),
-    "mobilenet": ("classifiers", "Classifier", {"family": "mobilenet", "steps": 2800}),
+    "hgnet": ("classifiers", "Classifier", {"family": "hgnet", "steps": 2000}),
     "edge-resnet": ("classifiers", "Classifier", {"family": "resnet", "steps": 1300, "edges": True, "bar": 0.9}),
     "vae": ("vae", "Autoencoder", {}),
     "diffusion": ("diffusion", "Diffusion", {}),

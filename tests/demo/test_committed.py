@@ -106,3 +106,26 @@ def test_an_attack_keeps_to_its_ball_and_its_place(kind: str) -> None:
     if kind == "inpainter":
         inside = questions.hole(scenes).expand_as(question) > 0
         assert torch.equal(changed[inside], question[inside])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stains_leave_the_question_what_it_is(kind: str) -> None:
+    """They keep to the attack's ball and place, and what decides keeps its mean."""
+    trainer = KINDS[kind](0, torch.device("cpu"))
+    scenes = world.sample(16, torch.Generator().manual_seed(4))
+    question = trainer.question(scenes, questions.levels(torch.zeros(16, 2, dtype=torch.long)))
+    change = trainer._stained(question, scenes) - question
+    assert float(change.abs().max()) <= committed.EPSILON + 1e-6
+    assert float(change.abs().amax((1, 2, 3)).min()) > 0
+    for area in trainer.deciding(scenes).unbind(1):
+        mean = (change * area[:, None]).sum((2, 3)) / area.sum((1, 2)).clamp_min(1)[:, None]
+        assert float(mean.abs().max()) < 0.5 / 255
+    if kind == "inpainter":
+        assert float((change * questions.hole(scenes)).abs().max()) == 0
+
+
+def test_the_tints_fade_as_the_training_goes_on() -> None:
+    for kind in KINDS.values():
+        trainer = kind(0, torch.device("cpu"))
+        weak = [trainer._weakness(progress) for progress in (0.0, *trainer.fading, 1.0)]
+        assert weak == [0.0, 0.0, 1.0, 1.0]
