@@ -49,7 +49,7 @@ def describe(
         figures = "  ".join(f"{a:.4g} ({usual:.4g}; {b:.4g})" for a, b in zip(mine, chance, strict=True))
         lines.append(f"  latent {i}  {figures}")
     lines.append(
-        f"Gaussian?  p of each noise, the smallest of a true sample's five is below {LEVEL:g} one time in five"
+        f"Gaussian?  p of each noise by five tests (of true samples each is below {LEVEL:g} one time in twenty)"
     )
     p = Gaussianity(noise.shape[1:])(noise)
     lines += [
