@@ -1,6 +1,6 @@
 """How different the pictures of one seed become on the demo's few-step model, and how well they still match the prompt.
 
-    python dev.py run benchmarks/sampler_diversity/run.py [--quick] [--out FOLDER]
+    python dev.py run benchmarks/sampler_diversity/run.py [--quick] [--model KIND] [--prompts N] [--out FOLDER]
 
 Writes results.json, README.md and curve.png. *Vary Sampling* on the conditioning (L2: every result spends the whole
 norm) next to Gaussian noise of exactly the same norm on the same conditioning, and to plain seeds. Prompts are held-out
@@ -29,7 +29,7 @@ from ...tools.inprocess import execute, open_pack
 from ..rates import percent, rate
 
 HERE = Path(__file__).resolve().parent
-MODEL, STEPS, CFG, SEED = "4 steps", 4, 1.0, 7
+MODEL, STEPS, CFG, SEED = "20 steps", 4, 1.0, 7
 PROMPTS, COUNT, DRAWS = 10, 4, 16
 NORMS = (0.03, 0.06, 0.1, 0.15, 0.25, 0.4)  # root mean square of the change, of the conditioning's own RMS
 MORE_NOISE = (0.6, 0.8, 1.0, 1.4)  # noise needs more to lose as much adherence
@@ -279,10 +279,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two prompts and norms, to see that it runs")
     parser.add_argument("--model", default=MODEL, help="of Load Demo Models")
+    parser.add_argument("--prompts", type=int, default=PROMPTS)
+    parser.add_argument("--norms", type=float, nargs="*", default=NORMS)
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     nodes = open_pack()
-    prompts, norms = (2, NORMS[1::2][:2]) if options.quick else (PROMPTS, NORMS)
+    prompts, norms = (2, NORMS[1::2][:2]) if options.quick else (options.prompts, tuple(options.norms))
     found = measured(nodes, options.model, prompts, norms)
     results = {"date": str(datetime.date.today()), "model": options.model, "found": found}
     options.out.mkdir(parents=True, exist_ok=True)
