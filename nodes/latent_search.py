@@ -154,10 +154,11 @@ def searched(inputs: dict[str, Any]) -> LatentFound:
     rendered = _rendered(graph, noise, settings.keep)
     drawn = start[0].random(sample_generators(search.search_seed + 1, graph.batch, settings.count))
     by_chance = _rendered(graph, drawn[best], settings.keep).output
-    scored = Scored(
-        *(_scores(graph, settings.wanted, latent, unperturbed.output) for latent in (rendered.output, by_chance)),
-        default=_scores(graph, settings.wanted, unperturbed.output, unperturbed.output),
+    mine, chance, usual = (
+        _scores(graph, settings.wanted, latent, unperturbed.output)
+        for latent in (rendered.output, by_chance, unperturbed.output)
     )
+    scored = Scored(mine, chance, usual)
     report = latent_search_report.describe(
         search, settings, found, noise, found.selection.distance[best], scored, time.monotonic() - began
     )
