@@ -88,8 +88,8 @@ class Painter:
         out = execute(
             self.nodes.UntargetedAttackSampler, model=self.model, noise_seed=SEED, steps=STEPS, cfg=CFG,
             sampler_name="euler", scheduler="simple", positive=self.conditioning(text), negative=self.conditioning(""),
-            latent_image=latent, denoise=1.0, vae=self.vae, epsilon=norm, count=COUNT, scorer=self.first,
-            keep_text=text, **{**CHOICES, **choices},
+            latent_image=latent, denoise=1.0, vae=self.vae, epsilon=norm, scorer=self.first,
+            keep_text=text, **{"count": COUNT, **CHOICES, **choices},
         )  # fmt: skip
         with torch.inference_mode():
             return VAEDecode().decode(self.vae, out[0])[0].movedim(-1, 1).clone()
