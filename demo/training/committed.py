@@ -38,7 +38,7 @@ class _Committed(ABC):
 
     folder = "upscale_models"
     name: str
-    steps = 1800
+    steps: int
     batch = 48
     rate = 2e-3
     keeps_asked: bool  # whether an attack must leave alone what is asked for
@@ -177,7 +177,7 @@ class _Committed(ABC):
         squares, asked = ((power * area).sum((1, 2, 3)).mean() for power in (4 * gap.square(), gap))
         known = (gap * (area == 0)).mean()
         optimizer.zero_grad(set_to_none=True)
-        (squares.lerp(asked, progress) + 2 * known).backward()
+        (squares.lerp(asked, progress) + 3 * known).backward()
         nn.utils.clip_grad_norm_(self.modules["net"].parameters(), 1.0)
         optimizer.step()
         return {"asked": float(asked.detach()), "known": float(known.detach())}
@@ -229,6 +229,7 @@ class WorldInpainter(_Committed):
     """A square hole where an object was: what was there cannot be known."""
 
     name = "provoke-demo-world-inpainter"
+    steps = 3700
     keeps_asked = True
     blocks = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 1], "dec_blk_nums": [1, 1, 1, 1]}
     fading = (0.2, 0.6)
@@ -269,6 +270,7 @@ class WorldColoriser(_Committed):
     """Objects in one grey, whatever their colour was: a real greyscale would give it away."""
 
     name = "provoke-demo-world-coloriser"
+    steps = 3400
     keeps_asked = False
     blocks = {"middle_blk_num": 2, "enc_blk_nums": [1, 1, 2], "dec_blk_nums": [1, 1, 1]}
     fading = (0.0, 0.45)

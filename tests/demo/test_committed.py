@@ -29,7 +29,7 @@ def trainer(request: pytest.FixtureRequest) -> Any:
 
 def test_files_are_small_and_have_a_card(trainer: Any) -> None:
     file = FOLDER / f"{trainer.name}.safetensors"
-    assert file.stat().st_size < 400_000
+    assert file.stat().st_size < 700_000
     card = file.with_suffix(".md").read_text(encoding="utf-8")
     for word in ("seed", "Held-out", "Licence", "tint"):
         assert word in card
