@@ -24,7 +24,10 @@ judges not.
 def page(results: dict[str, Any]) -> str:
     """README.md."""
     parts = {"routes": _routes, "budgets": _budgets, "break": _break, "satisfy": _satisfy}
-    return "\n".join([HEAD, *("\n".join([*parts[name](results[name]), ""]) for name in parts if name in results)])
+    missing = [name for name in parts if name not in results]
+    rest = ["## Not run yet", "", ", ".join(missing) + ".", ""] if missing else []
+    shown = ["\n".join([*parts[name](results[name]), ""]) for name in parts if name in results]
+    return "\n".join([HEAD, *shown, *rest])
 
 
 def _routes(found: dict[str, Any]) -> list[str]:
