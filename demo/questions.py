@@ -27,8 +27,8 @@ def grounds(scenes: Scenes) -> Tensor:
 
 
 def random_tints(scenes: Scenes, rng: torch.Generator) -> Tensor:
-    """Which colours a question keeps a trace of, B 2 int64, their places in COLOURS: in the two objects, or in the frame
-    (the first column)."""
+    """Which colours a question keeps a trace of, B 2 int64, their places in COLOURS: in the two objects, or in the
+    frame (the first column)."""
     return torch.randint(len(COLOURS), (len(scenes), 2), generator=rng)
 
 
@@ -45,8 +45,8 @@ def levels(tint: Tensor) -> Tensor:
 
 
 def nearest_hue(off: Tensor) -> tuple[Tensor, Tensor]:
-    """The colour whose hue is nearest in direction to levels off the middle, ... 3 -> ...; and the cosine's lead over the
-    next one's."""
+    """The colour whose hue is nearest in direction to levels off the middle, ... 3 -> ...; and the cosine's lead over
+    the next one's."""
     chroma = off - off.mean(-1, keepdim=True)
     alike = functional.normalize(chroma, dim=-1) @ functional.normalize(hues(), dim=-1).T
     best, next_best = alike.topk(2, -1).values.unbind(-1)
@@ -86,7 +86,8 @@ def holed(scenes: Scenes, off: Tensor) -> Tensor:
 def uncoloured(scenes: Scenes, off: Tensor) -> Tensor:
     """The pictures with every object in grey, whatever its colour was: B 3 64 64 in [0,1].
 
-    off: B 2 3, levels of 255 that the two objects' greys are off the middle. (A real greyscale would give colours away.)
+    off: B 2 3, levels of 255 that the two objects' greys are off the middle. (A real greyscale would give colours
+    away.)
     """
     cover = coverage(scenes)  # B 2 H W
     pencil = torch.einsum("bnhw,bnc->bchw", cover, PENCIL + off / 255)

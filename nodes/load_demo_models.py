@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from ..host.api import io, schema
 from .demo_access import demo, weights
 
-KINDS = ("20 steps",)
+KINDS = {"20 steps": None, "4 steps": "provoke-demo-few-step.safetensors"}
+"""What *model* offers: the diffusion model, without or with a LoRA."""
 
 
 class LoadDemoModels(io.ComfyNode):
@@ -30,7 +31,8 @@ class LoadDemoModels(io.ComfyNode):
                 io.Combo.Input(
                     "model",
                     options=list(KINDS),
-                    tooltip="Which one; in KSampler: 20 steps, cfg 3, euler, simple.",
+                    tooltip="20 steps: in KSampler 20 steps, cfg 3, euler, simple. 4 steps: 4 steps, cfg 1; distilled, "
+                    "and hardly reacting to the seed (the same model with the LoRA provoke-demo-few-step).",
                 ),
             ],
             outputs=[
@@ -48,6 +50,9 @@ class LoadDemoModels(io.ComfyNode):
         unet = load_file(weights("diffusion_models", "provoke-demo-diffusion.safetensors"))
         latent = build.PlainLatent(generators.LATENT_RGB)
         made = build.flow_unet(unet, generators.UNET, latent)
+        lora = KINDS[model]
+        if lora is not None:
+            made = build.with_lora(made, load_file(weights("loras", lora)))
         config = json.loads(weights("provoke_clip", "first", "config.json").read_text(encoding="utf-8"))
         clip = build.clip_text_encoder(
             tower.host_text_weights(load_file(weights("provoke_clip", "first", "model.safetensors"))),

@@ -3,9 +3,9 @@
     python dev.py run benchmarks/world_diffusion/run.py [--quick] [--out FOLDER]
 
 Writes results.json and README.md. Everything goes through the host: *Load Demo Models*, *CLIP Text Encode*, *KSampler*
-(20 steps and cfg 3, or 4 steps and cfg 1; euler, simple), *VAE Decode*. The checker says what a picture shows. Prompts and
-seeds are drawn independently, both models get the same: Wilson 95 % intervals. Diversity: the mean absolute difference
-between the pictures of two seeds of one prompt, in levels of 255.
+(20 steps and cfg 3, or 4 steps and cfg 1; euler, simple), *VAE Decode*. The checker says what a picture shows. Prompts
+and seeds are drawn independently, both models get the same: Wilson 95 % intervals. Diversity: the mean absolute
+difference between the pictures of two seeds of one prompt, in levels of 255.
 """
 
 from __future__ import annotations

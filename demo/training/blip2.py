@@ -207,7 +207,7 @@ class Matching(Stage):
     """State and steps of stage one; loop.py drives it."""
 
     name = MATCHING.name
-    steps = 3400
+    steps = 2300
     batch = 64
     rate = 1.5e-3
     look = 150

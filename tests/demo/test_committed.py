@@ -72,7 +72,7 @@ def test_the_trained_tints_stand_for_the_nearest_hue() -> None:
     trainer = committed.WorldColoriser(0, torch.device("cpu"))
     scenes = world.sample(64, torch.Generator().manual_seed(1))
     off, tint = trainer._tinted(scenes)
-    found, lead = questions.nearest_hue(off)
+    found, _ = questions.nearest_hue(off)
     assert float((found == tint).float().mean()) > 0.97
     assert off.shape == (64, 2, 3)
 

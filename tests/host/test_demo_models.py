@@ -32,7 +32,17 @@ def said(clip: Any, text: str) -> Any:
     return CLIPTextEncode().encode(clip, text)[0]
 
 
-def drawn(models: tuple[Any, Any, Any], text: str, seed: int, steps: int = 20, latent: Any = None) -> Tensor:
+@pytest.fixture(scope="module")
+def few_step(comfy: ModuleType) -> tuple[Any, Any, Any]:
+    import provoke.nodes
+
+    with torch.inference_mode():
+        return provoke.nodes.LoadDemoModels.execute("4 steps").args
+
+
+def drawn(
+    models: tuple[Any, Any, Any], text: str, seed: int, steps: int = 20, latent: Any = None, cfg: float = 3.0
+) -> Tensor:
     """Through the host's own nodes, B 3 64 64."""
     from nodes import EmptyLatentImage, KSampler, VAEDecode
 
@@ -41,7 +51,7 @@ def drawn(models: tuple[Any, Any, Any], text: str, seed: int, steps: int = 20, l
         start = latent or EmptyLatentImage().generate(64, 64, 1)[0]
         strength = 0.6 if latent else 1.0
         found = KSampler().sample(
-            model, seed, steps, 3.0, "euler", "simple", said(clip, text), said(clip, ""), start, denoise=strength
+            model, seed, steps, cfg, "euler", "simple", said(clip, text), said(clip, ""), start, denoise=strength
         )[0]
         return VAEDecode().decode(vae, found)[0].movedim(-1, 1).clone()
 
@@ -120,3 +130,56 @@ def test_a_foreign_lora_gives_the_hosts_own_warning(
         logging.disable(disabled)
     assert "not loaded" in caplog.text.lower()
     assert not changed.patches
+
+
+def test_the_few_step_model_shows_what_the_prompt_says(few_step: tuple[Any, Any, Any]) -> None:
+    """Four steps without guidance; eight prompts of one object and eight of two: at least 11 of 16 right."""
+    right = 0
+    for objects in (1, 2):
+        scenes = sample(8, torch.Generator().manual_seed(80 + objects), part="held out", objects=objects)
+        pictures = [drawn(few_step, canonical(scene), i, 4, cfg=1.0) for i, scene in enumerate(scenes)]
+        right += int(objects_right(read(torch.cat(pictures)), scenes).sum())
+    assert right >= 11
+
+
+def test_the_few_step_model_hardly_reacts_to_the_seed(
+    models: tuple[Any, Any, Any], few_step: tuple[Any, Any, Any]
+) -> None:
+    """What two seeds draw is much nearer to each other than with the model that it was made from."""
+    texts = ("a red circle", "a cyan triangle", "a blue square left of a yellow ring", "a pink ring above a red circle")
+    slow, fast = (
+        torch.stack([torch.cat([drawn(which, text, seed, steps, cfg=cfg) for seed in (1, 2)]) for text in texts])
+        for which, steps, cfg in ((models, 20, 3.0), (few_step, 4, 1.0))
+    )
+    apart = [float((pair[:, 0] - pair[:, 1]).abs().mean()) for pair in (slow, fast)]
+    assert apart[1] < 0.6 * apart[0]
+
+
+def test_the_few_step_lora_is_an_ordinary_one(models: tuple[Any, Any, Any], few_step: tuple[Any, Any, Any]) -> None:
+    """In the host's own LoRA loader, from the list of its files, it makes the same model."""
+    from nodes import LoraLoaderModelOnly
+
+    with torch.inference_mode():
+        model = LoraLoaderModelOnly().load_lora_model_only(models[0], "provoke-demo-few-step.safetensors", 1.0)[0]
+    by_hand = drawn((model, *models[1:]), "a red ring", 3, 4, cfg=1.0)
+    assert torch.equal(by_hand, drawn(few_step, "a red ring", 3, 4, cfg=1.0))
+    assert not torch.equal(by_hand, drawn(models, "a red ring", 3, 4, cfg=1.0))
+
+
+def test_what_is_trained_is_what_the_host_patches(models: tuple[Any, Any, Any]) -> None:
+    """The training's own sum of weight and low-rank change, next to the host's patched weights."""
+    from provoke.demo.training.few_step import Lora
+    from provoke.host import build
+
+    net = models[0].model.diffusion_model
+    lora = Lora(net)
+    rng = torch.Generator().manual_seed(0)
+    for up in lora.ups.values():
+        up.data.copy_(0.1 * torch.randn(up.shape, generator=rng))
+    with torch.inference_mode():
+        patched = build.with_lora(models[0], {name: value.detach() for name, value in lora.exported().items()})
+    assert len(patched.patches) == len(lora.names)
+    mine = lora.changed(net)
+    for name in list(lora.names)[::17]:
+        weight = patched.patch_weight_to_device(f"diffusion_model.{name}", return_weight=True)
+        torch.testing.assert_close(weight.float(), mine[name].detach(), atol=2e-5, rtol=2e-5)
