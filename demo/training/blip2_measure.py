@@ -28,31 +28,45 @@ def lowest(found: dict[str, tuple[int, int]]) -> float:
 
 
 @torch.no_grad()
+def preferred(
+    net: Any, pixels: Tensor, true: Sequence[Facts], rng: torch.Generator, score: Score = match
+) -> dict[str, list[bool]]:
+    """By kind of wrong caption: whether the true one has the higher score, for normalised pictures B 3 64 64 and what
+    they show. Both captions in random words. `alone`: whether the sign of the log-odds is right, over true and wrong
+    captions alike (half of each).
+    """
+    found: dict[str, list[bool]] = {}
+    wrong = [captions.negatives(f, rng) for f in true]
+    fit = score(net, pixels, captions.captions(true, rng)).tolist()
+    for kind in sorted({kind for each in wrong for kind in each}):
+        which = [i for i, each in enumerate(wrong) if kind in each]
+        other = score(net, pixels[which], captions.captions([wrong[i][kind] for i in which], rng)).tolist()
+        found[kind] = [fit[i] > o for i, o in zip(which, other, strict=True)]
+        signs = [right for i, o in zip(which, other, strict=True) for right in (fit[i] > 0, o < 0)]
+        found["alone"] = found.get("alone", []) + signs
+    return found
+
+
+def counted(parts: Sequence[dict[str, list[bool]]]) -> dict[str, tuple[int, int]]:
+    """By kind: how many are right, of how many, over all parts."""
+    kinds = dict.fromkeys(kind for part in parts for kind in part)
+    joined = {kind: [right for part in parts for right in part.get(kind, [])] for kind in kinds}
+    return {kind: (sum(rights), len(rights)) for kind, rights in joined.items()}
+
+
 def choices(
     net: Any, rng: torch.Generator, count: int, change: Change = _same, score: Score = match
 ) -> dict[str, tuple[int, int]]:
-    """By kind of wrong caption: how often the true one has the higher score (of the matching head), of how many.
-
-    `count` scenes of two objects and a third as many of one, held out; both captions in random words. `alone`: how
-    often the sign of the log-odds is right, over true and wrong captions alike (half of each).
-    """
-    found: dict[str, list[bool]] = {}
+    """`preferred`, counted on `count` scenes of two objects and a third as many of one, held out."""
+    parts = []
     for objects, many in ((2, count), (1, count // 3)):
         scenes = sample(many, rng, part="held out", objects=objects)
         pixels = normalise(change(render(scenes))).to(net.device)
-        true = [Facts(s.facts.objects, s.facts.relation) for s in scenes]
-        wrong = [captions.negatives(f, rng) for f in true]
-        fit = score(net, pixels, captions.captions(true, rng)).tolist()
-        for kind in sorted({kind for each in wrong for kind in each}):
-            which = [i for i, each in enumerate(wrong) if kind in each]
-            other = score(net, pixels[which], captions.captions([wrong[i][kind] for i in which], rng)).tolist()
-            found.setdefault(kind, []).extend(fit[i] > o for i, o in zip(which, other, strict=True))
-            found.setdefault("alone", []).extend(
-                right for i, o in zip(which, other, strict=True) for right in (fit[i] > 0, o < 0)
-            )
-    return {kind: (sum(rights), len(rights)) for kind, rights in found.items()}
+        parts.append(preferred(net, pixels, [Facts(s.facts.objects, s.facts.relation) for s in scenes], rng, score))
+    return counted(parts)
 
 
+@torch.no_grad()
 def captioned(
     net: Any, rng: torch.Generator, count: int, change: Change = _same, **how: Any
 ) -> dict[str, tuple[int, int]]:
