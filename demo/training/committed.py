@@ -229,7 +229,7 @@ class WorldInpainter(_Committed):
     """A square hole where an object was: what was there cannot be known."""
 
     name = "provoke-demo-world-inpainter"
-    steps = 4300
+    steps = 4000
     keeps_asked = True
     blocks: ClassVar = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 1], "dec_blk_nums": [1, 1, 1, 1]}
     fading = (0.2, 0.6)
