@@ -5,7 +5,7 @@
 Writes results.json and README.md. The prompt is a held-out scene of one object; the target is the same object in
 another colour. What is moved is the conditioning, within an L-inf ball. A result is *there* when the learning-free
 checker reads a clean scene with the target, and *believed* when the second CLIP, which nothing followed, finds the
-target's caption likelier than those of all 24 others. Noise: random signs, on the surface of the same ball. All results
+target's caption likelier than those of all 23 others. Noise: random signs, on the surface of the same ball. All results
 are the host's own KSampler's. The independent units are prompts.
 """
 
@@ -25,7 +25,7 @@ from ...demo.world import COLOURS, SHAPES, sample
 from ...tools.inprocess import execute, open_pack
 from ..rates import percent, rate
 from ..sampler_diversity.run import CFG, MODEL, STEPS, Painter
-from ..world_steer.run import believed, caption, targets, there
+from ..world_steer.run import believed, caption, other_colours, there
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, DRAWS = 24, 4
@@ -58,7 +58,7 @@ def things(count: int, seed: int) -> list[tuple[str, str]]:
 def pairs(count: int, seed: int) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     """What the prompt says, and the same in another colour."""
     before = things(count, seed)
-    return list(zip(before, targets(before, False, seed + 1), strict=True))
+    return list(zip(before, other_colours(before, seed + 1), strict=True))
 
 
 def steer(

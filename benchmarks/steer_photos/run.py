@@ -26,7 +26,8 @@ from ...demo.world import COLOURS
 from ...tools.inprocess import execute, open_pack, upscale_model, upscaled
 from ...tools.pictures import row, stack
 from ..pages import options, write
-from ..world_attack.run import LEVELS, sign_noise
+from ..verdicts import LEVELS
+from ..world_attack.run import sign_noise
 
 HERE = Path(__file__).resolve().parent
 MODELS = {

@@ -4,8 +4,9 @@
 
 Writes results.json, README.md and curve.png; with --only the other model stays as it is. Inputs are held-out scenes,
 drawn independently, so rates have Wilson 95 % intervals. What a result shows is read by the learning-free checker,
-from what the host's own node makes of the 8-bit picture. A result counts as changed if it and the default are clean
-scenes whose objects differ in colour or shape; a broken picture is no change.
+from what the host's own node makes of the 8-bit picture; the verdict must survive 8 bits and a shift by a pixel. A
+result counts as changed if it and the default are clean scenes of as many objects that differ in colour or shape; a
+broken picture, or an object that is gone, is no change.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...demo.checker import Reading, read
 from ...tools.inprocess import execute, open_pack, upscale_model, upscaled
 from ..pages import curves, options, write
 from ..rates import percent, rate
+from ..verdicts import LEVELS, Things, shown
 
 HERE = Path(__file__).resolve().parent
 MODELS = {"inpainter": 1, "coloriser": 2}  # the model, and what the question leaves out
 EPSILONS = (4.0, 8.0)
 COUNT = 4  # results of one input, at the largest epsilon
 INPUTS, FEW = 100, 50  # of the largest epsilon; of the others and of several results
-LEVELS = 255
 WAYS = ("clip", "truncate", "sign noise")
 
 
@@ -39,17 +39,13 @@ class Tally:
     changed: int = 0  # the result is clean and shows something else
     unclean: int = 0  # the result is no clean scene
 
-    def add(self, defaults: list[Reading], results: list[Reading]) -> None:
+    def add(self, defaults: list[Things | None], results: list[Things | None]) -> None:
         """One result for each input."""
         for before, after in zip(defaults, results, strict=True):
             self.inputs += 1
-            self.unclean += not after.clean
-            self.changed += before.clean and after.clean and shown(after) != shown(before)
-
-
-def shown(reading: Reading) -> tuple[tuple[str, str], ...] | None:
-    """Colours and shapes of a clean scene, None for another picture."""
-    return tuple(sorted(reading.facts.objects)) if reading.clean else None
+            self.unclean += after is None
+            if before is not None and after is not None:
+                self.changed += after != before and len(after) == len(before)
 
 
 def attack(nodes: Any, model: Any, image: Tensor, mask: Tensor | None, **choices: Any) -> Tensor:
@@ -63,14 +59,10 @@ def sign_noise(image: Tensor, epsilon: float, free: Tensor, seed: int) -> Tensor
     return ((image + sign * epsilon / LEVELS * free).clamp(0, 1) * LEVELS).round() / LEVELS
 
 
-def readings(images: Tensor) -> list[Reading]:
-    return read(images.movedim(-1, 1))
-
-
-def several(results: list[Reading]) -> int:
+def several(results: list[Things | None]) -> int:
     """For how many inputs the COUNT results (image-major) show at least two different clean things."""
     groups = [results[i : i + COUNT] for i in range(0, len(results), COUNT)]
-    return sum(len({shown(reading) for reading in group if reading.clean}) > 1 for group in groups)
+    return sum(len({things for things in group if things is not None}) > 1 for group in groups)
 
 
 def one_model(nodes: Any, name: str, question: int, inputs: int, few: int, batch: int = 10) -> dict[str, Any]:
@@ -87,22 +79,27 @@ def one_model(nodes: Any, name: str, question: int, inputs: int, few: int, batch
         # the inpainter's hole is never touched; of the coloriser's picture all may change
         hole = mask if name == "inpainter" else None
         free = torch.ones_like(mask) if hole is None else 1 - hole
-        defaults = readings(upscaled(model, image))
-        clean += sum(reading.clean for reading in defaults)
+        defaults = shown(upscaled(model, image))
+        clean += sum(things is not None for things in defaults)
         for epsilon in EPSILONS if start < few else EPSILONS[-1:]:
             noise = sign_noise(image, epsilon, free[..., None], start)
-            tallies["sign noise", epsilon].add(defaults, readings(upscaled(model, noise)))
+            tallies["sign noise", epsilon].add(defaults, shown(upscaled(model, noise)))
             for way in WAYS[:2]:
                 found = attack(nodes, model, image, hole, epsilon=epsilon, truncation=way, count=1)
-                tallies[way, epsilon].add(defaults, readings(found))
+                tallies[way, epsilon].add(defaults, shown(found))
         if start < few:
-            different += several(readings(attack(nodes, model, image, hole, epsilon=EPSILONS[-1], count=COUNT)))
+            different += several(shown(attack(nodes, model, image, hole, epsilon=EPSILONS[-1], count=COUNT)))
         print(name, start, {f"{w} {e:g}": t.changed for (w, e), t in tallies.items()}, different, flush=True)
     rows = [
         {"way": way, "epsilon": e, "changed": rate(t.changed, t.inputs), "unclean": rate(t.unclean, t.inputs)}
         for (way, e), t in tallies.items()
     ]
-    return {"clean default": rate(clean, inputs), "several": rate(different, min(few, inputs)), "rows": rows}
+    return {
+        "inputs": inputs,
+        "clean default": rate(clean, inputs),
+        "several": rate(different, min(few, inputs)),
+        "rows": rows,
+    }
 
 
 def page(results: dict[str, Any]) -> str:
@@ -110,26 +107,25 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# The untargeted attack on the demo world",
         "",
-        f"`python dev.py run benchmarks/world_attack/run.py`, {results['date']}, "
-        f"{results['inputs']} held-out scenes for each model ({FEW} for the smaller epsilon and for several results).",
+        "`python dev.py run benchmarks/world_attack/run.py`",
         "",
-        "Percent of inputs with Wilson 95 % intervals. *Changed*: the result is a clean scene of another colour or",
-        "shape than the default result, by the checker. Sign noise: +-epsilon on every entry that may change. The",
-        "node's defaults otherwise.",
+        "Percent of held-out scenes with Wilson 95 % intervals. *Changed*: the result is a clean scene of as many objects",
+        "as the default result's, of another colour or shape, by the checker; also in 8 bits and shifted by a pixel. Sign",
+        "noise: +-epsilon on every entry that may change. The node's defaults otherwise.",
         "",
     ]
     for name, found in results["models"].items():
         lines += [
             f"## {name}",
             "",
-            f"Default results that are clean scenes: {percent(found['clean default'])} %. With count {COUNT} at",
-            f"epsilon {EPSILONS[-1]:g}, the results of one input show at least two different clean things on",
-            f"{percent(found['several'])} % of the inputs.",
+            f"{found['date']}, {found['inputs']} scenes. Default results that are clean: "
+            f"{percent(found['clean default'])} %. With count {COUNT} at epsilon {EPSILONS[-1]:g}, the results of one input",
+            f"show at least two different clean things on {percent(found['several'])} % of {found['several']['n']} inputs.",
             "",
-            "| way | epsilon, of 255 | changed | no clean scene |",
-            "|---|---|---|---|",
+            "| way | epsilon, of 255 | n | changed | no clean scene |",
+            "|---|---|---|---|---|",
             *(
-                f"| {row['way']} | {row['epsilon']:g} | {percent(row['changed'])} | {percent(row['unclean'])} |"
+                f"| {row['way']} | {row['epsilon']:g} | {row['changed']['n']} | {percent(row['changed'])} | {percent(row['unclean'])} |"
                 for row in found["rows"]
             ),
             "",
@@ -151,7 +147,7 @@ def main() -> None:
     inputs, few = (10, 10) if chosen.quick else (INPUTS, FEW)
     nodes = open_pack()
     measured = {name: one_model(nodes, name, MODELS[name], inputs, few) for name in chosen.only}
-    results = write(chosen.out, measured, page, inputs=inputs)
+    results = write(chosen.out, measured, page)
     plot(results, chosen.out / "curve.png")
 
 

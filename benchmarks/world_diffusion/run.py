@@ -25,8 +25,7 @@ from ...demo.captions import canonical
 from ...demo.checker import objects_right, read, relation_right
 from ...demo.world import sample
 from ...tools.inprocess import open_pack
-from ..rates import rate
-from ..world_attack.run import percent
+from ..rates import percent, rate
 
 HERE = Path(__file__).resolve().parent
 MODELS = {"20 steps": (20, 3.0), "4 steps": (4, 1.0)}  # steps and cfg

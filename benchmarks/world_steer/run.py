@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...demo.world import COLOURS, SHAPES
 from ...tools.inprocess import execute, open_pack, upscale_model, upscaled
 from ..pages import curves, options, write
 from ..rates import percent, rate
-from ..world_attack.run import LEVELS, readings, sign_noise
+from ..verdicts import readings, shown
+from ..world_attack.run import sign_noise
 
 HERE = Path(__file__).resolve().parent
 MODELS = {"coloriser": 2, "inpainter": 1}  # the model, and what the question leaves out
@@ -111,12 +111,7 @@ def believed(judge: Any, results: Tensor, wanted: Sequence[Thing]) -> list[bool]
 
 def there(results: Tensor, wanted: Sequence[Thing]) -> list[bool]:
     """Whether the checker reads exactly the target: from 8-bit levels, also when all moves by one pixel."""
-    saved = (results * LEVELS).round() / LEVELS
-    moved = F.pad(saved.movedim(-1, 1), (1, 0, 1, 0), mode="replicate")[..., :-1, :-1].movedim(1, -1)
-    return [
-        all(reading.clean and reading.facts.objects == (thing,) for reading in both)
-        for *both, thing in zip(readings(saved), readings(moved), wanted, strict=True)
-    ]
+    return [things == (thing,) for things, thing in zip(shown(results), wanted, strict=True)]
 
 
 def one_model(nodes: Any, name: str, drawn: int, inputs: int, few: int) -> dict[str, Any]:
