@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 MODELS = {"inpainter": 1, "coloriser": 2}  # the model, and what the question leaves out
 EPSILONS = (4.0, 8.0)
 COUNT = 4  # results of one input, at the largest epsilon
-INPUTS, FEW = 100, 50  # of the largest epsilon; of the others and of several results
+INPUTS, FEW = 60, 30  # of the largest epsilon; of the others and of several results
 WAYS = ("clip", "truncate", "sign noise")
 
 
@@ -109,9 +109,9 @@ def page(results: dict[str, Any]) -> str:
         "",
         "`python dev.py run benchmarks/world_attack/run.py`",
         "",
-        "Percent of held-out scenes with Wilson 95 % intervals. *Changed*: the result is a clean scene of as many objects",
-        "as the default result's, of another colour or shape, by the checker; also in 8 bits and shifted by a pixel. Sign",
-        "noise: +-epsilon on every entry that may change. The node's defaults otherwise.",
+        "Percent of held-out scenes with Wilson 95 % intervals. *Changed*: the result is a clean scene of as many",
+        "objects as the default result's, of another colour or shape, by the checker; also in 8 bits and shifted by a",
+        "pixel. Sign noise: +-epsilon on every entry that may change. The node's defaults otherwise.",
         "",
     ]
     for name, found in results["models"].items():
@@ -119,13 +119,15 @@ def page(results: dict[str, Any]) -> str:
             f"## {name}",
             "",
             f"{found['date']}, {found['inputs']} scenes. Default results that are clean: "
-            f"{percent(found['clean default'])} %. With count {COUNT} at epsilon {EPSILONS[-1]:g}, the results of one input",
-            f"show at least two different clean things on {percent(found['several'])} % of {found['several']['n']} inputs.",
+            f"{percent(found['clean default'])} %. With count {COUNT} at epsilon {EPSILONS[-1]:g}, the results of one",
+            "input show at least two different clean things on "
+            f"{percent(found['several'])} % of {found['several']['n']} inputs.",
             "",
             "| way | epsilon, of 255 | n | changed | no clean scene |",
             "|---|---|---|---|---|",
             *(
-                f"| {row['way']} | {row['epsilon']:g} | {row['changed']['n']} | {percent(row['changed'])} | {percent(row['unclean'])} |"
+                f"| {row['way']} | {row['epsilon']:g} | {row['changed']['n']} | {percent(row['changed'])} "
+                f"| {percent(row['unclean'])} |"
                 for row in found["rows"]
             ),
             "",

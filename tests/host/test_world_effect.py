@@ -1,7 +1,7 @@
 """The untargeted attack on the world's models by the benchmark's own code, on a few of its inputs
 (benchmarks/world_attack).
 
-The full run has 100 inputs for each model; its figures are committed there.
+The full run has 60 inputs for each model; its figures are committed there.
 """
 
 from __future__ import annotations
