@@ -38,8 +38,9 @@ class DemoScene(io.ComfyNode):
                 io.Combo.Input(
                     "missing",
                     options=list(QUESTIONS),
-                    tooltip="What is left out of `image`: nothing, an object (a grey square in its place), or the "
-                    "colours, which provoke-demo-world-coloriser in Load Upscale Model puts back.",
+                    tooltip="What is left out of `image`: nothing, an object (a grey square in its place, which "
+                    "provoke-demo-world-inpainter fills), or the colours, which provoke-demo-world-coloriser puts back; "
+                    "both in Load Upscale Model.",
                 ),
             ],
             outputs=[

@@ -22,7 +22,7 @@ class ReadDemoScene(io.ComfyNode):
             display_name="Read Demo Scene",
             category="Provoke/demo",
             description="Says what pictures of the demo world show (objects, colours, shapes, how they lie), or why "
-            "one is not a clean scene. Not a model but a measurement, so no attack can fool it.",
+            "one is not a clean scene. Not a model but a measurement, so no attack on a network fools it.",
             search_aliases=["provoke", "checker", "verify", "caption", "ground truth", "count shapes"],
             inputs=[
                 io.Image.Input("image", tooltip="Pictures of 64 x 64 pixels, such as the demo models make."),

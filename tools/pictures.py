@@ -19,7 +19,7 @@ from .pack import ROOT
 
 IMAGES = ROOT / "web" / "docs" / "images"
 CELL, GAP, LINE = 192, 8, 20
-WORLD = {2: "coloriser"}  # what Demo Scene leaves out, and the model that is asked for it
+WORLD = {1: "inpainter", 2: "coloriser"}  # what Demo Scene leaves out, and the model that is asked for it
 FONT = ImageFont.load_default(13)
 
 
