@@ -119,7 +119,8 @@ def test_stains_leave_the_question_what_it_is(kind: str) -> None:
     assert float(change.abs().amax((1, 2, 3)).min()) > 0
     for area in trainer.deciding(scenes).unbind(1):
         mean = (change * area[:, None]).sum((2, 3)) / area.sum((1, 2)).clamp_min(1)[:, None]
-        assert float(mean.abs().max()) < 0.5 / 255
+        # what is cut off at the ball leaves a little: far less than a tint
+        assert float(mean.abs().max()) < 0.25 * questions.TRACE / 255
     if kind == "inpainter":
         assert float((change * questions.hole(scenes)).abs().max()) == 0
 
