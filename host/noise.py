@@ -19,29 +19,38 @@ class FoundNoise:
         noise: B C h w or B C T h w, as the sampler is to get it (standard normal units).
         seed: of the noise that a stochastic sampler draws on its way.
         numbers: by which number (`batch_index`) each row goes in a LATENT that has such; 0, 1, ... if not given.
+            Several rows of one number go to a LATENT of the very same numbers only.
     """
 
     def __init__(self, noise: Tensor, seed: int, numbers: list[int] | None = None) -> None:
         self.seed = seed
         self._noise = noise.detach().to("cpu", torch.float32).clone()
-        self._rows = {number: row for row, number in enumerate(numbers or range(len(noise)))}
+        self._numbers = list(numbers or range(len(noise)))
 
     def generate_noise(self, latent: Latent) -> Tensor:
         """The noise for a latent of exactly its shape, on the CPU; by `batch_index` for some of a batch.
 
-        Raises: ProvokeError for another shape, or a number that it has no noise for.
+        Raises: ProvokeError for another shape, or a number that it has no noise for, or several.
         """
         samples, numbers = latent["samples"], latent.get("batch_index")
         noise = self._noise
-        if numbers is not None:
-            strange = [number for number in numbers if number not in self._rows]
+        if numbers is not None and list(numbers) != self._numbers:
+            strange = [number for number in numbers if number not in self._numbers]
             if strange:
                 raise ProvokeError(
                     f"The latent is number {strange[0]} of a batch (batch_index), and the noise has none for it",
-                    "one of: " + ", ".join(str(number) for number in list(self._rows)[:12]),
+                    "one of: " + ", ".join(str(number) for number in list(dict.fromkeys(self._numbers))[:12]),
                     "take the latent from the batch that the noise was found for",
                 )
-            noise = noise[[self._rows[number] for number in numbers]]
+            several = [number for number in numbers if self._numbers.count(number) > 1]
+            if several:
+                raise ProvokeError(
+                    f"The noise has {self._numbers.count(several[0])} rows for number {several[0]} of a batch "
+                    "(batch_index): which one is meant is open",
+                    "a latent with the noise's own numbers: " + ", ".join(map(str, self._numbers[:12])),
+                    "connect the latent that came with the noise, or keep one noise for each latent",
+                )
+            noise = noise[[self._numbers.index(number) for number in numbers]]
         if noise.shape != samples.shape:
             raise ProvokeError(
                 f"The noise is {tuple(noise.shape)} and the latent {tuple(samples.shape)}",
@@ -49,6 +58,14 @@ class FoundNoise:
                 "make the latent as large as the one that the noise was found for, with the same batch size",
             )
         return noise.clone()
+
+
+def found_for(latent: Latent, noise: Tensor, seed: int) -> FoundNoise:
+    """Noises that were found for a LATENT of B (B * keep, image-major), numbered as their results are."""
+    numbers, batch = latent.get("batch_index"), len(latent["samples"])
+    if numbers is None or len(numbers) != batch:
+        return FoundNoise(noise, seed)
+    return FoundNoise(noise, seed, [number for number in numbers for _ in range(len(noise) // batch)])
 
 
 def noise_for(noise: Any, latent: Latent) -> Tensor:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..core.errors import ProvokeError
 from ..host.api import io, schema
-from ..host.judges import judging
-from ..host.noise import FoundNoise, noise_for
+from ..host.noise import found_for, noise_for
 from ..host.progress import drive
 from ..host.sampling.graph import Graph, Latent, SeedNoise, image_major
 from ..host.sampling.inside import empty_fixed
 from ..host.stop import stoppable
 from . import sampler_sockets
-from .objective import ObjectiveSocket, Parts, Situation
+from .objective import ObjectiveSocket, Parts, scored_one_by_one
 from .sampler_search import side_by_side
 
 BEST = {"highest": 1.0, "lowest": -1.0}
@@ -51,7 +51,12 @@ class BestOfSeeds(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output("output", tooltip="The best results, the best first: `keep` for each latent."),
-                io.Noise.Output("noise", tooltip="Their noise, for SamplerCustomAdvanced."),
+                io.Noise.Output(
+                    "noise",
+                    tooltip="Their noise, for SamplerCustomAdvanced. A NOISE has one seed for all its rows: with "
+                    "a sampler that draws on its way (ancestral, SDE) only a single result comes out again; for "
+                    "several use KSampler with `seeds`.",
+                ),
                 io.Int.Output("seeds", is_output_list=True, tooltip="Their seeds, for KSampler."),
                 io.Float.Output("scores", is_output_list=True, tooltip="Their scores."),
                 io.String.Output("report", tooltip="All seeds' scores in figures, and which ones were kept."),
@@ -60,61 +65,88 @@ class BestOfSeeds(io.ComfyNode):
 
     @classmethod
     def execute(cls, objective: Parts, seeds: int, keep: int, best: str, **inputs: Any) -> io.NodeOutput:
+        if keep > seeds:
+            raise ProvokeError(
+                f"{keep} results are to be kept of {seeds} seeds",
+                "at most as many as are tried",
+                "lower keep, or raise seeds",
+            )
         graph, _ = sampler_sockets.graph_of(inputs)
         with stoppable() as should_stop:
-            tried = drive(_tried(graph, objective, seeds, should_stop), seeds, lambda now: now.best_picture(BEST[best]))
-        scores = torch.stack(tried.scores)  # seeds B
-        order = (BEST[best] * scores).nan_to_num(-torch.inf).argsort(dim=0, descending=True, stable=True)[:keep]
-        latents = [_gathered(tried.latents, row) for row in order]
+            steps = _tried(graph, objective, seeds, Tried(BEST[best], keep), should_stop)
+            tried = drive(steps, seeds, lambda now: side_by_side(now.best.movedim(-1, 1)))
+        scores, order = torch.stack(tried.scores), tried.order()  # seeds B, keep B
+        latents = [tried.latent(row) for row in order]
         noises = [_gathered_noise(graph, tried.seeds, row) for row in order]
         chosen = [tried.seeds[place] for place in order.T.flatten().tolist()]
         kept = scores.gather(0, order).T.flatten().tolist()
-        numbers = graph.latent.get("batch_index") if len(order) == 1 else None
-        noise = FoundNoise(torch.stack(noises, 1).flatten(0, 1), chosen[0], numbers)
+        noise = found_for(graph.latent, torch.stack(noises, 1).flatten(0, 1), chosen[0])
         return io.NodeOutput(image_major(latents), noise, chosen, kept, _report(objective, scores, chosen, kept))
 
 
 @dataclass
 class Tried:
-    """What is known so far: seeds, their LATENTs, pictures of the last and scores (B each)."""
+    """What is known so far, and of the results only those that are among the best `keep` of their latent.
 
-    seeds: list[int]
-    latents: list[Latent]
-    pictures: list[Tensor]  # B H W C
-    scores: list[Tensor]
+    sign: 1 where high scores are the best, -1 where low ones are. scores: B for each seed. samples: by latent and place
+    of the seed. usual: B H W C, the first seed's pictures; best: 1 H W C, the first latent's best picture.
+    """
 
-    def best_picture(self, sign: float) -> Tensor:
-        """The best picture of the first latent so far."""
-        first = torch.stack([score[0] for score in self.scores])
-        return side_by_side(self.pictures[int((sign * first).nan_to_num(-torch.inf).argmax())][:1].movedim(-1, 1))
+    sign: float
+    keep: int
+    seeds: list[int] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+    samples: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    rest: Latent = field(default_factory=dict)
+    usual: Tensor = field(default_factory=lambda: torch.empty(0))
+    best: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def order(self) -> Tensor:
+        """The places of the best seeds, the best first: keep B."""
+        signed = (self.sign * torch.stack(self.scores)).nan_to_num(-torch.inf)
+        return signed.argsort(dim=0, descending=True, stable=True)[: self.keep]
+
+    def take(self, seed: int, latent: Latent, pictures: Tensor, scores: Tensor) -> None:
+        """One seed more: LATENT of B, B H W C, B."""
+        place = len(self.seeds)
+        self.seeds.append(seed)
+        self.scores.append(scores)
+        if not place:
+            self.rest = {key: value for key, value in latent.items() if key != "samples"}
+        order = self.order()
+        new = {(i, place): sample for i, sample in enumerate(latent["samples"])}
+        both = self.samples | new
+        best = {(i, k) for i, column in enumerate(order.T.tolist()) for k in column}
+        # a row of its own: a view would hold the whole batch
+        self.samples = {key: both[key].clone() if key in new else both[key] for key in best}
+        if int(order[0, 0]) == place:
+            self.best = pictures[:1].clone()
+
+    def latent(self, places: Tensor) -> Latent:
+        """For every image of the batch that of its own seed."""
+        return {**self.rest, "samples": torch.stack([self.samples[at] for at in enumerate(places.tolist())])}
 
 
-def _tried(graph: Graph, objective: Parts, seeds: int, should_stop: Any) -> Iterator[Tried]:
+def _tried(graph: Graph, objective: Parts, seeds: int, so_far: Tried, should_stop: Any) -> Iterator[Tried]:
     """One seed after another, as KSampler gives them; the first is what others are compared with."""
-    so_far = Tried([], [], [], [])
     first = graph.noise.seed
     for k in range(seeds):
         seed = (first + k) % 2**64
         latent = graph.with_noise(SeedNoise(seed)).rendered().output
         pictures = graph.pictures(latent)
-        so_far.seeds.append(seed)
-        so_far.latents.append(latent)
-        so_far.pictures.append(pictures)
-        with judging(*objective.held), torch.no_grad():
-            batch, usual = (images.movedim(-1, 1).float().clone() for images in (pictures, so_far.pictures[0]))
-            parts = [
-                objective.build(Situation(usual[i : i + 1]))(batch[i : i + 1]).float().cpu() for i in range(len(batch))
-            ]
-        so_far.scores.append(torch.cat(parts))
+        if len(pictures) != graph.batch:
+            raise ProvokeError(
+                f"{graph.batch} latents give {len(pictures)} pictures: they are videos",
+                "one picture for each latent",
+                "use a latent of a single frame",
+            )
+        if not k:
+            so_far.usual = pictures
+        batch, usual = (images.movedim(-1, 1).float().clone() for images in (pictures, so_far.usual))
+        so_far.take(seed, latent, pictures, scored_one_by_one(objective, batch, usual).total)
         yield so_far
         if should_stop():
             return
-
-
-def _gathered(latents: list[Latent], places: Tensor) -> Latent:
-    """For every image of the batch that of its own seed."""
-    rows = [latents[place]["samples"][i] for i, place in enumerate(places.tolist())]
-    return {**latents[0], "samples": torch.stack(rows)}
 
 
 def _gathered_noise(graph: Graph, seeds: list[int], places: Tensor) -> Tensor:

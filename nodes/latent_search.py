@@ -18,15 +18,14 @@ from ..core.budgets import Budget
 from ..core.search import sample_generators
 from ..core.steps import RandomDraws
 from ..host.api import io, schema
-from ..host.judges import judging
-from ..host.noise import FoundNoise, refuse_constant
+from ..host.noise import FoundNoise, found_for, refuse_constant
 from ..host.sampling.graph import Graph, Latent, Rendered, image_major
 from ..host.sampling.handle import Sampling
 from ..host.sampling.inside import empty_fixed
 from . import latent_search_report, latent_search_settings, sampler_search, sampler_sockets
 from .latent_search_report import Scored
 from .latent_search_settings import LatentSettings
-from .objective import Parts, Situation
+from .objective import Parts, Situation, scored_one_by_one
 from .sampler_search import Plan
 from .sampler_sockets import SearchSettings
 from .steering import views
@@ -177,16 +176,16 @@ def make_plan(sampling: Sampling, default: Tensor, settings: LatentSettings, sea
     center = torch.stack(seeds, 1).flatten(0, 1)  # image-major
     budget = settings.around(center)
     rngs = sample_generators(search.search_seed, len(sampling.noise), count)
-    # without a judge the usual picture itself is where the likeness peaks: there is no way down from there
-    still = settings.objective is not None
+    # without a judge the usual picture itself is where the likeness peaks, and a distance's gradient is zero there
+    judged = bool(settings.wanted.held)
     return Plan(
         sample=lambda rows, route: sampling.sample(noise=rows, route=route),
         budget=budget,
         rule=RandomDraws(rngs) if search.random else settings.rule,
-        start=budget.random(rngs) if search.random else center if still else budget.start(rngs, 0.1),
+        start=budget.random(rngs) if search.random else center if judged else budget.start(rngs, 0.1),
         objective=settings.climbed.build(Situation(default.repeat_interleave(count, 0))),
-        augment=views() if settings.copies else None,
-        copies=max(1, settings.copies),
+        augment=views() if judged and settings.copies else None,  # they are for a judge's blind spots
+        copies=max(1, settings.copies) if judged else 1,
         around=settings.judged,
     )
 
@@ -205,18 +204,13 @@ def _rendered(graph: Graph, noise: Tensor, keep: int) -> Rendered:
 
 
 def _noise(graph: Graph, noise: Tensor) -> FoundNoise:
-    numbers = graph.latent.get("batch_index")
-    return FoundNoise(noise, graph.noise.seed, numbers if numbers and len(numbers) == len(noise) else None)
+    return found_for(graph.latent, noise, graph.noise.seed)
 
 
 def _scores(graph: Graph, wanted: Parts, latent: Latent, default: Latent) -> Tensor:
-    """The objective on the host's own pictures, one at a time: a batch has no say in a picture's figure."""
+    """The objective on the host's own pictures: of the usual ones B, of the others B * k (image-major)."""
     images, usual = (graph.pictures(one).movedim(-1, 1).float().clone() for one in (latent, default))
-    usual = usual.repeat_interleave(len(images) // len(usual), 0)
-    with judging(*wanted.held), torch.no_grad():
-        return torch.cat(
-            [wanted.build(Situation(usual[i : i + 1]))(images[i : i + 1]).float().cpu() for i in range(len(images))]
-        )
+    return scored_one_by_one(wanted, images, usual).total
 
 
 def _untouched(graph: Graph, unperturbed: Rendered, settings: LatentSettings) -> LatentFound:

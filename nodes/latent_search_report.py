@@ -15,7 +15,7 @@ from .sampler_sockets import SearchSettings
 @dataclass(frozen=True)
 class Scored:
     """The objective's scores of pictures from the host's own path: of the noises found, of random ones as far away (B *
-    keep each, image-major), and of the seed's own (B)."""
+    keep each, image-major), and of noise_seed's own (B)."""
 
     found: Tensor
     by_chance: Tensor
@@ -35,13 +35,14 @@ def describe(
     step = found.step
     way = f"{s.step_rule}, route {search.route}" if not search.random else "best of random noises in the same budget"
     skipped = int(step["skipped"].sum())
+    usual_one = "of noise_seed's picture" if s.count > 1 else "of the seed's own picture"
     lines = [
         f"search     {s.direction}: {s.wanted.name}",
         f"budget     {s.budget}, epsilon {s.epsilon:g} standard deviations; used: "
         + ", ".join(f"{value:.2f}" for value in distance.tolist()),
         f"way        {way}, {step['i']} steps, {s.count} seeds a latent: {step['stopped']}"
         + (f"; {skipped} unusable gradients skipped" if skipped else ""),
-        "score      of the results (of the seed's own picture; of a random noise in the same budget)",
+        f"score      of the results ({usual_one}; of a random noise in the same budget)",
     ]
     rows = (scored.found.view(-1, s.keep), scored.by_chance.view(-1, s.keep))
     for i, (mine, chance) in enumerate(zip(*(row.tolist() for row in rows), strict=True), 1):

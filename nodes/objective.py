@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from ..core.errors import ProvokeError
 from ..core.objectives import Objective, WeightedSum, region_at
 from ..core.semantic import looking_at
 from ..host.api import io
-from ..host.judges import Held
+from ..host.judges import Held, judging
 
 ScorerSocket = io.Custom("PROVOKE_SCORER")
 ClassifierSocket = io.Custom("PROVOKE_CLASSIFIER")
@@ -25,7 +26,7 @@ class Situation:
 
     default: B C h w in [0, 1], the results without a perturbation, or None where there are none (Score Images).
     region: B 1 h w, where a result counts, or None for everywhere.
-    place: number of the picture, and of how many, where they are taken one by one (Score Images).
+    place: number of the picture, and of how many, where they are taken one by one (`scored_one_by_one`).
     """
 
     default: Tensor | None = None
@@ -109,6 +110,34 @@ class Parts:
                 name += "'"
             parts[name] = (term.weight, term.in_situation(situation))
         return WeightedSum(parts)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured. total: B, the weighted sum; terms: each part by its name, B; weights: of the parts."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+def scored_one_by_one(objective: Parts, images: Tensor, default: Tensor | None) -> Scores:
+    """An objective on pictures (B C H W), one at a time: a batch has no say in a picture's figure, nor in memory.
+
+    default: what each is compared with: one for all, or B, or B / k (image-major); or None. On the CPU.
+    """
+    count, totals, weights = len(images), [], dict[str, float]()
+    found: dict[str, list[Tensor]] = {}
+    with judging(*objective.held), torch.no_grad():
+        for i in range(count):
+            usual = None if default is None else default[i * len(default) // count][None]
+            part = objective.build(Situation(usual, place=(i, count)))
+            terms = part.terms(images[i : i + 1])
+            weights = {name: weight for name, (weight, _) in part.parts.items()}
+            totals.append(part.total(terms).float().cpu())
+            for name, value in terms.items():
+                found.setdefault(name, []).append(value.float().cpu())
+    return Scores(torch.cat(totals), {name: torch.cat(values) for name, values in found.items()}, weights)
 
 
 def _region(mask: Tensor, situation: Situation) -> Tensor:

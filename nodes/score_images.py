@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,16 +10,7 @@ from torch import Tensor
 from ..core.errors import ProvokeError
 from ..core.objectives import at_size
 from ..host.api import io, schema
-from ..host.judges import judging
-from .objective import ObjectiveSocket, Parts, ScoresSocket, Situation, pictures
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What was measured. total: B, the weighted sum; terms: each part by its name, B."""
-
-    total: Tensor
-    terms: dict[str, Tensor]
+from .objective import ObjectiveSocket, Parts, Scores, ScoresSocket, pictures, scored_one_by_one
 
 
 class ScoreImages(io.ComfyNode):
@@ -54,20 +44,8 @@ class ScoreImages(io.ComfyNode):
     def execute(cls, images: Tensor, objective: Parts, default: Tensor | None = None) -> io.NodeOutput:
         batch = pictures(images, "images")
         reference = None if default is None else at_size(pictures(default, "default"), batch)
-        found: dict[str, list[Tensor]] = {}
-        totals, weights = [], dict[str, float]()
-        with judging(*objective.held), torch.no_grad():
-            for index in range(len(batch)):  # one at a time: a batch has no say in a picture's figure, nor in memory
-                one = slice(index, index + 1)
-                here = Situation(None if reference is None else reference[one], place=(index, len(batch)))
-                part = objective.build(here)
-                terms = part.terms(batch[one])
-                weights = {name: weight for name, (weight, _) in part.parts.items()}
-                totals.append(part.total(terms).float().cpu())
-                for name, value in terms.items():
-                    found.setdefault(name, []).append(value.float().cpu())
-        scores = Scores(torch.cat(totals), {name: torch.cat(values) for name, values in found.items()})
-        return io.NodeOutput(scores, scores.total.tolist(), _report(scores, weights))
+        scores = scored_one_by_one(objective, batch, reference)
+        return io.NodeOutput(scores, scores.total.tolist(), _report(scores))
 
 
 class PickBest(io.ComfyNode):
@@ -141,11 +119,12 @@ def _picked(latents: dict[str, Any], order: Tensor, count: int) -> dict[str, Any
     return kept
 
 
-def _report(scores: Scores, weights: dict[str, float]) -> str:
+def _report(scores: Scores) -> str:
     lines = [f"mean     {float(scores.total.mean()):.4f} of {len(scores.total)}"]
     for index, total in enumerate(scores.total.tolist()):
         line = f"image {index + 1}  {total:.4f}"
         if len(scores.terms) > 1:
-            line += "  = " + " + ".join(f"{v[index]:.4f} x {weights[name]:g}" for name, v in scores.terms.items())
+            parts = (f"{value[index]:.4f} x {scores.weights[name]:g}" for name, value in scores.terms.items())
+            line += "  = " + " + ".join(parts)
         lines.append(line)
     return "\n".join(["measured " + ", ".join(scores.terms), *lines])

@@ -192,6 +192,72 @@ def test_a_latent_of_a_batch_keeps_its_number(nodes, graph, objective) -> None:
         out.noise.generate_noise({**one.latent, "batch_index": [0]})
 
 
+def test_several_noises_of_a_numbered_latent_are_all_in_the_noise(nodes, graph, objective) -> None:
+    one = graph()
+    one.latent = {**one.latent, "batch_index": [3]}
+    out = run(nodes, one, objective=objective, count=2, keep=2, search_steps=1)
+    assert out.output["batch_index"] == [3, 3]
+    assert torch.equal(out.noise.generate_noise(out.output), out.noise_latent["samples"])
+
+
+def test_a_number_with_several_rows_gives_them_all_or_is_refused(comfy) -> None:
+    from provoke.host.noise import FoundNoise
+
+    rows = torch.randn(4, 4, 8, 8)
+    noise = FoundNoise(rows, SEED, [3, 3, 5, 6])
+    assert torch.equal(noise.generate_noise({"samples": rows, "batch_index": [3, 3, 5, 6]}), rows)
+    assert torch.equal(noise.generate_noise({"samples": rows[:2], "batch_index": [6, 5]}), rows[[3, 2]])
+    with pytest.raises(ProvokeError, match="2 rows for number 3"):
+        noise.generate_noise({"samples": rows[:1], "batch_index": [3]})
+
+
+@pytest.mark.parametrize("what", ["picture", "region"])
+def test_an_objective_may_have_one_for_each_latent(nodes, graph, what: str) -> None:
+    """In the search, in the scores after it, in Best of Seeds and in Score Images: the same figures."""
+    one = graph(batch=2)
+    masks = torch.zeros(2, 64, 64)
+    masks[0, :32], masks[1, 32:] = 1, 1
+    own = {"picture": torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1)), "region": masks}[what]
+    wanted = nodes.DistanceObjective.execute("mean absolute (L1)", **{what: own}).args[0]
+    found = run(nodes, one, objective=wanted, direction="satisfy", count=2, keep=2, search_steps=1)
+    output, _, _, scores, _ = execute(nodes.BestOfSeeds, **one.inputs(BOTH[0]), objective=wanted, seeds=2, keep=2)
+    usual = one.vae.decode(one.plain())
+    for latent, figures in ((found.output, found.scores), (output, scores)):
+        assert len(figures) == 4
+        for row, image in enumerate(one.vae.decode(latent["samples"])):
+            apart = (image - (own if what == "picture" else usual)[row // 2]).abs().mean(-1)
+            weight = torch.ones(64, 64) if what == "picture" else masks[row // 2]
+            assert figures[row] == pytest.approx(float((apart * weight).sum() / weight.sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize(("judged", "copies"), [(True, 1), (False, 1), (True, 0)])
+def test_without_a_judge_it_starts_beside_the_usual_noise_and_sees_the_picture_itself(
+    nodes, objective, judged: bool, copies: int
+) -> None:
+    """At the usual noise the gradient of a distance is zero."""
+    from provoke.host.judges import judging
+    from provoke.nodes import latent_search
+    from provoke.nodes.latent_search_settings import LatentSettings
+    from provoke.nodes.sampler_sockets import SearchSettings
+
+    widgets = nodes.LatentSearch.define_schema().inputs
+    chosen = {w.id: w.options[0] if hasattr(w, "options") else getattr(w, "default", None) for w in widgets}
+    wanted = objective if judged else nodes.DistanceObjective.execute("mean absolute (L1)").args[0]
+    search, rest = SearchSettings.taken(chosen)
+    settings = LatentSettings.taken({**rest, "objective": wanted, "copies": copies})
+    noise = torch.randn(1, 4, 8, 8)
+    sampling = SimpleNamespace(noise=noise, seed=SEED, noise_of=lambda seed: noise)
+    with judging(*wanted.held):
+        plan = latent_search.make_plan(sampling, torch.zeros(1, 3, 64, 64), settings, search)
+    assert torch.equal(plan.start, noise) == judged
+    assert (plan.augment is not None) == (judged and copies > 0)
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "of the seed's own picture"), (2, "of noise_seed's picture")])
+def test_the_report_says_which_picture_is_the_usual_one(nodes, graph, objective, count: int, words: str) -> None:
+    assert words in run(nodes, graph(), objective=objective, count=count, search_steps=1).report
+
+
 def test_a_masked_picture_is_searched_too(nodes, graph, tools, objective) -> None:
     mask = torch.zeros(1, 64, 64)
     mask[:, 16:48, 8:40] = 1
@@ -394,7 +460,38 @@ def test_the_noise_of_the_best_seed_is_that_seed(nodes, graph, objective) -> Non
     assert torch.equal(output["samples"], one.plain(seed))
 
 
+def test_best_of_seeds_holds_no_more_than_it_keeps(comfy) -> None:
+    from provoke.nodes.best_of_seeds import Tried
+
+    tried = Tried(sign=-1.0, keep=2)
+    for seed, scores in enumerate([[3.0, 1.0], [2.0, 2.0], [1.0, float("nan")], [4.0, 0.0]]):
+        row = torch.full((2, 4, 8, 8), float(seed))
+        tried.take(seed, {"samples": row, "batch_index": [0, 1]}, row[..., :3], torch.tensor(scores))
+        assert len(tried.samples) <= 4
+        assert all(sample.untyped_storage().nbytes() == 4 * 8 * 8 * 4 for sample in tried.samples.values())
+    assert tried.order().tolist() == [[2, 3], [1, 0]]
+    assert tried.latent(tried.order()[0])["samples"][:, 0, 0, 0].tolist() == [2, 3]
+    assert tried.latent(tried.order()[0])["batch_index"] == [0, 1]
+    assert tried.best.shape == (1, 4, 8, 3)
+    assert float(tried.best.mean()) == 2
+
+
+def test_best_of_seeds_says_when_its_noise_is_not_enough(nodes) -> None:
+    noise = nodes.BestOfSeeds.define_schema().outputs[1]
+    assert "ancestral" in noise.tooltip
+    assert "KSampler" in noise.tooltip
+
+
 # ---------------------------------------------------------------------------------------------- what is refused
+
+
+def test_best_of_seeds_refuses_videos_and_more_than_it_tries(nodes, graph) -> None:
+    wanted = nodes.DistanceObjective.execute("mean absolute (L1)").args[0]
+    with pytest.raises(ProvokeError, match="3 results are to be kept of 2 seeds"):
+        execute(nodes.BestOfSeeds, **graph().inputs(BOTH[0]), objective=wanted, seeds=2, keep=3)
+    inputs = {**graph().inputs(BOTH[0]), "vae": SimpleNamespace(decode=lambda _: torch.rand(1, 3, 64, 64, 3))}
+    with pytest.raises(ProvokeError, match="1 latents give 3 pictures: they are videos"):
+        execute(nodes.BestOfSeeds, **inputs, objective=wanted, seeds=2)
 
 
 @pytest.mark.parametrize(
