@@ -19,16 +19,17 @@ LIMIT = 4.0  # standard deviations: of 16,384 Gaussian entries (SD1.5, 512 px) t
 
 
 class Clamped(LInf):
-    """No entry moves by more than epsilon, and none leaves +-LIMIT (or the largest entry of the start, if that is
-    further). Source: SAGE's clamp (arXiv 2306.00974; there epsilon is 1).
+    """No entry moves by more than epsilon, and none leaves +-LIMIT (or the largest entry of the item's start, if
+    that is further). Source: SAGE's clamp (arXiv 2306.00974; there epsilon is 1).
 
     Args:
         center: B ..., the noise to start from.
     """
 
     def __init__(self, center: Tensor, epsilon: float) -> None:
-        reach = max(LIMIT, float(center.abs().max()))
-        super().__init__(center, epsilon, box=(-reach, reach))
+        super().__init__(center, epsilon, box=None)
+        reach = per_item(center.abs().flatten(1).amax(1).clamp_min(LIMIT), center)
+        self.low, self.high = torch.maximum(self.low, -reach), torch.minimum(self.high, reach)
 
 
 class Free(L2):
@@ -174,10 +175,9 @@ class PhasesMoved(Budget):
     def contains(self, x: Tensor, slack: float = 0.0) -> Tensor:
         waves = torch.fft.fft2(x)
         near = slack + 100 * torch.finfo(x.dtype).eps
-        off = (waves.abs() - self.waves.abs()).abs() <= near * self.waves.abs().flatten(1).amax(1).view(
-            -1, *[1] * (x.ndim - 1)
-        )
-        still = ((waves - self.waves).abs() <= near * self.waves.abs().max()) | self.movable
+        near = near * per_item(self.waves.abs().flatten(1).amax(1), x)
+        off = (waves.abs() - self.waves.abs()).abs() <= near
+        still = ((waves - self.waves).abs() <= near) | self.movable
         return (off & still).flatten(1).all(1) & (self.measure(x) <= self.epsilon + slack + self.rounding)
 
     def random(self, rngs: Sequence[torch.Generator]) -> Tensor:

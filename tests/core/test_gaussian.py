@@ -105,6 +105,19 @@ def test_a_rotation_by_a_right_angle_is_an_independent_sample():
     assert torch.equal(budget.project(-center), -center)
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_an_items_budget_does_not_depend_on_its_neighbours(kind):
+    """Not even on one with an entry far out."""
+    center = drawn((2, 4, 8, 8), 2)
+    center[1, 0, 0, 0] = 1e4
+    center[:1] += 5e-4 - center[:1].mean((2, 3), keepdim=True)
+    near = center - 1e-3  # the other sign of each mean: no phase to move
+    wish = center + 3 * drawn(center.shape, 8)
+    both, alone = kind(center, 5.0), kind(center[:1], 5.0)
+    torch.testing.assert_close(both.project(wish)[:1], alone.project(wish[:1]), rtol=0, atol=1e-5)
+    assert torch.equal(both.contains(near)[:1], alone.contains(near[:1]))
+
+
 def test_a_constant_noise_is_refused():
     with pytest.raises(ProvokeError, match="constant"):
         ChannelsRotated(torch.ones(1, 4, 8, 8), 0.5)
