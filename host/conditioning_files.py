@@ -129,6 +129,11 @@ def save(conditioning: Conditioning, prefix: str, *, leave_out: bool) -> tuple[P
     raise ProvokeError("There are 99,999 files of that name", "a free number", "choose another filename_prefix")
 
 
+def below_output(path: Path) -> str:
+    """The place of a file that `save` has made, relative to the output folder."""
+    return path.relative_to(Path(folder_paths.get_output_directory()).resolve()).as_posix()
+
+
 # ------------------------------------------------------------------------------------------------------ loading
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import Any
 
 from ..host import conditioning_files
@@ -51,8 +50,9 @@ class SaveConditioning(io.ComfyNode):
         path, left = conditioning_files.save(
             conditioning, filename_prefix, leave_out=cannot_be_saved == CHOICES[1]
         )  # fmt: skip
-        place = PurePath(*path.parts[path.parts.index(conditioning_files.FOLDER) :]).as_posix()
-        report = f"saved as output/{place}" + (f"; left out: {', '.join(left)}" if left else "")
+        report = f"saved as output/{conditioning_files.below_output(path)}" + (
+            f"; left out: {', '.join(left)}" if left else ""
+        )
         return io.NodeOutput(conditioning, report)
 
 

@@ -84,6 +84,15 @@ def test_everything_comes_back(nodes, folders) -> None:
     assert same(load(nodes, "conditioning/found_00001_.safetensors [output]"), given)
 
 
+def test_the_report_gives_the_place_below_the_output_folder(nodes, tmp_path, monkeypatch) -> None:
+    import folder_paths
+
+    output = tmp_path / "conditioning" / "output"
+    output.mkdir(parents=True)
+    monkeypatch.setattr(folder_paths, "output_directory", str(output))
+    assert save(nodes, rich())[1] == "saved as output/conditioning/found_00001_.safetensors"
+
+
 def test_a_sampler_gives_the_same_picture(nodes, tiny, folders) -> None:
     import nodes as host
 
