@@ -3,7 +3,8 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const LABEL = "Stop and keep the best";
-const SEARCHES = /^Provoke(UntargetedAttack|ClipTargetedAttack|LatentSearch)/;
+const SEARCHES = /^Provoke(UntargetedAttack|ClipTargetedAttack|LatentSearch|BestOfSeeds)/;
+const SHOWN = 3000; // milliseconds: why a click did nothing
 let shown = null; // { node, widget } of the search that runs
 
 function hide() {
@@ -26,17 +27,35 @@ function find(id) {
   return node;
 }
 
-function show(id) {
-  const node = find(id);
-  if (!node || !SEARCHES.test(node.comfyClass ?? "")) return;
-  const widget = node.addWidget("button", LABEL, null, () =>
-    api.fetchApi("/provoke/stop", {
+async function ask(node, widget, id) {
+  let trouble = "no answer";
+  try {
+    const answer = await api.fetchApi("/provoke/stop", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ node: String(id) }),
-    }),
-  );
-  widget.serialize = false; // values are stored by position: a button has none
+    });
+    if (answer.status === 200) return;
+    trouble = answer.status === 404 ? "no search runs in this node" : `answer ${answer.status}`;
+  } catch (error) {
+    console.error("Provoke:", error);
+  }
+  say(node, widget, `Not stopped: ${trouble}`);
+  setTimeout(() => say(node, widget, LABEL), SHOWN);
+}
+
+function say(node, widget, words) {
+  widget.label = words;
+  node.setDirtyCanvas?.(true, true);
+}
+
+function show(id) {
+  const node = find(id);
+  if (!node || !SEARCHES.test(node.comfyClass ?? "")) return;
+  // the option keeps the button out of what is queued (and so out of the cache's key), the attribute out of the saved
+  // workflow, where values are stored by position: a button has none
+  const widget = node.addWidget("button", LABEL, null, () => ask(node, widget, id), { serialize: false });
+  widget.serialize = false;
   shown = { node, widget };
   node.setDirtyCanvas?.(true, true);
 }
