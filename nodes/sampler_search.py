@@ -109,9 +109,11 @@ def run(
     def body(sampling: Sampling) -> Found:
         with passed(*judges):
             chosen = plan(sampling, plain_pictures(sampling))
-            return _searched(sampling, settings, chosen, route, notes)
+            return _searched(sampling, settings, chosen, route, notes, should_stop)
 
-    return graph.inside(body, judges=judges, notes=notes, gradient=not settings.random)
+    # around everything: a request while the model loads or is looked at counts too
+    with stoppable() as should_stop:
+        return graph.inside(body, judges=judges, notes=notes, gradient=not settings.random)
 
 
 @torch.no_grad()
@@ -132,14 +134,21 @@ def _decoded(sampling: Sampling, latents: Tensor) -> Tensor:
     return pictures
 
 
-def _searched(sampling: Sampling, s: SearchSettings, plan: Plan, route: Route, notes: list[str]) -> Found:
+def _searched(
+    sampling: Sampling,
+    s: SearchSettings,
+    plan: Plan,
+    route: Route,
+    notes: list[str],
+    should_stop: Callable[[], bool],
+) -> Found:
     def problem(route: Route) -> Problem:
         generator = SampledImages(sampling, lambda rows: _decoded(sampling, plan.sample(rows, route)), route=route)
         return plan.around(ImageProblem(generator, plan.objective, augment=plan.augment, copies=plan.copies))
 
     losses: list[float] = []
 
-    def watched(should_stop: Callable[[], bool]) -> Iterator[Step]:
+    def watched() -> Iterator[Step]:
         for step in search(
             # best of random draws needs no gradient: its scores are the sampler's own
             problem(EXACT if s.random else route),
@@ -158,8 +167,7 @@ def _searched(sampling: Sampling, s: SearchSettings, plan: Plan, route: Route, n
                 losses.append(-float(scores.mean()))
             yield step
 
-    with stoppable() as should_stop:
-        step = drive(watched(should_stop), s.search_steps + 1, lambda now: side_by_side(now["best_image"][:4]))
+    step = drive(watched(), s.search_steps + 1, lambda now: side_by_side(now["best_image"][:4]))
     candidates = {"best": step["best"], "last": step["variable"], **plan.candidates()}
     # by the sampler's own pictures, whatever stood in for them on the way
     selection = select(

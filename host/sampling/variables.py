@@ -192,7 +192,8 @@ class HintVariable(Variable):
             )
         hint = sampling.controls[self.position].cond_hint_original
         on_grid = (hint.to(sampling.device, torch.float32).clamp(0, 1) * 255).round() / 255
-        self.rounded = not torch.equal(on_grid, hint.to(on_grid))
+        if not torch.equal(on_grid, hint.to(on_grid)):
+            sampling.notes.append("the control image was rounded to 8-bit levels in [0, 1] first")
         self.center = _rows(on_grid, len(sampling.noise))
 
     def arguments(self, rows: Tensor) -> dict[str, Any]:

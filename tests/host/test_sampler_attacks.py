@@ -179,6 +179,7 @@ def test_the_control_image_lies_on_the_grid_and_gives_the_results(nodes, graph, 
         )
         assert torch.equal(one.plain(positive=positive, negative=negative)[0], result)
     assert torch.equal(one.positive[0][1]["control"].cond_hint_original, hint)
+    assert "note       the control image was rounded to 8-bit levels" in out.report
 
 
 @pytest.mark.parametrize("node", STEER)
@@ -471,6 +472,22 @@ def test_stop_keeps_the_best(nodes, graph, at_progress) -> None:
     assert heard[-1] <= 4
     assert "stopped by request, best kept" in out.report
     assert out.results["samples"].shape[0] == 2
+
+
+def test_stop_counts_before_the_first_step(nodes, graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the model loads or is looked at."""
+    from provoke.host import stop
+    from provoke.nodes import sampler_search
+
+    asked: list[bool] = []
+    plain = sampler_search.plain_pictures
+    monkeypatch.setattr(
+        sampler_search, "plain_pictures", lambda sampling: asked.append(stop.stop("")) or plain(sampling)
+    )
+    out = run(nodes, graph(), search_steps=50)
+    assert asked == [True]
+    assert "stopped by request, best kept" in out.report
+    assert not stop.stop("")
 
 
 def test_a_preview_is_shown(nodes, graph, comfy: ModuleType) -> None:
