@@ -224,7 +224,10 @@ def test_an_objective_may_have_one_for_each_latent(nodes, graph, what: str) -> N
     usual = one.vae.decode(one.plain())
     for latent, figures in ((found.output, found.scores), (output, scores)):
         assert len(figures) == 4
-        for row, image in enumerate(one.vae.decode(latent["samples"])):
+        images = one.vae.decode(latent["samples"])
+        _, values, _ = execute(nodes.ScoreImages, images=images, objective=wanted, default=usual)
+        assert values == pytest.approx(figures, abs=1e-5)
+        for row, image in enumerate(images):
             apart = (image - (own if what == "picture" else usual)[row // 2]).abs().mean(-1)
             weight = torch.ones(64, 64) if what == "picture" else masks[row // 2]
             assert figures[row] == pytest.approx(float((apart * weight).sum() / weight.sum()), abs=1e-4)
