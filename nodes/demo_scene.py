@@ -39,8 +39,8 @@ class DemoScene(io.ComfyNode):
                     "missing",
                     options=list(QUESTIONS),
                     tooltip="What is left out of `image`: nothing, an object (a grey square in its place, which "
-                    "provoke-demo-world-inpainter fills), or the colours, which provoke-demo-world-coloriser puts back; "
-                    "both in Load Upscale Model.",
+                    "provoke-demo-world-inpainter fills), or the colours, which provoke-demo-world-coloriser puts "
+                    "back; both in Load Upscale Model.",
                 ),
             ],
             outputs=[
