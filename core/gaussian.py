@@ -174,8 +174,8 @@ class PhasesMoved(Budget):
 
     def contains(self, x: Tensor, slack: float = 0.0) -> Tensor:
         waves = torch.fft.fft2(x)
-        near = slack + 100 * torch.finfo(x.dtype).eps
-        near = near * per_item(self.waves.abs().flatten(1).amax(1), x)
+        largest = per_item(self.waves.abs().flatten(1).amax(1), x)
+        near = (slack + 100 * torch.finfo(x.dtype).eps) * largest
         off = (waves.abs() - self.waves.abs()).abs() <= near
         still = ((waves - self.waves).abs() <= near) | self.movable
         return (off & still).flatten(1).all(1) & (self.measure(x) <= self.epsilon + slack + self.rounding)

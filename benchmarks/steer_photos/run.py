@@ -4,8 +4,9 @@
 
 Writes results.json, README.md, led-inpainter.jpg and led-upscaler.jpg. The two CLIPs that come with the pack know
 coloured shapes and nothing else: a word about a photo means nothing to them, a colour does. So the target is a
-picture, the model's own default result with the hole (upscaler: everything, half) painted in one of four colours, the source is that default result, and what
-came of it is measured without any network: how far the mean colour moved, and to which of the world's six colours.
+picture, the model's own default result with the hole (upscaler: everything, half) painted in one of four colours, the
+source is that default result, and what came of it is measured without any network: how far the mean colour moved, and
+to which of the world's six colours.
 Every figure is measured on what the host's own node makes of 8-bit pictures. Three photos are no sample: a figure is
 the mean over the photos of each one's mean, with the lowest and the highest photo beside it.
 """
