@@ -35,7 +35,9 @@ def said(clip: Any, text: str) -> Any:
 @pytest.fixture(scope="module")
 def few_step(comfy: ModuleType) -> tuple[Any, Any, Any]:
     import provoke.nodes
+    from provoke.host.folders import register_model_folders
 
+    register_model_folders()
     with torch.inference_mode():
         return provoke.nodes.LoadDemoModels.execute("4 steps").args
 
@@ -183,3 +185,32 @@ def test_what_is_trained_is_what_the_host_patches(models: tuple[Any, Any, Any]) 
     for name in list(lora.names)[::17]:
         weight = patched.patch_weight_to_device(f"diffusion_model.{name}", return_weight=True)
         torch.testing.assert_close(weight.float(), mine[name].detach(), atol=2e-5, rtol=2e-5)
+
+
+def test_the_hosts_other_sampler_nodes_run_on_it(models: tuple[Any, Any, Any]) -> None:
+    """KSampler (Advanced) in two parts, SamplerCustom, and a latent that was made larger and gone on with."""
+    from comfy_extras.nodes_custom_sampler import BasicScheduler, KSamplerSelect, SamplerCustom
+
+    from nodes import EmptyLatentImage, KSampler, KSamplerAdvanced, LatentUpscale, VAEDecode
+
+    model, clip, vae = models
+    with torch.inference_mode():
+        positive, negative = said(clip, "a green ring"), said(clip, "")
+        empty = EmptyLatentImage().generate(64, 64, 1)[0]
+        whole = KSampler().sample(model, 5, 6, 3.0, "euler", "simple", positive, negative, empty)[0]
+        half = KSamplerAdvanced().sample(
+            model, "enable", 5, 6, 3.0, "euler", "simple", positive, negative, empty, 0, 3, "enable"
+        )[0]
+        rest = KSamplerAdvanced().sample(
+            model, "disable", 5, 6, 3.0, "euler", "simple", positive, negative, half, 3, 6, "disable"
+        )[0]
+        sigmas = BasicScheduler.execute(model, "simple", 6, 1.0).args[0]
+        sampler = KSamplerSelect.execute("euler").args[0]
+        custom = SamplerCustom.execute(model, True, 5, 3.0, positive, negative, sampler, sigmas, empty).args[0]
+        large = LatentUpscale().upscale(whole, "bislerp", 96, 96, "disabled")[0]
+        again = KSampler().sample(model, 6, 6, 3.0, "euler", "simple", positive, negative, large, denoise=0.5)[0]
+        picture = VAEDecode().decode(vae, again)[0]
+    torch.testing.assert_close(rest["samples"], whole["samples"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(custom["samples"], whole["samples"], atol=1e-4, rtol=0)
+    assert picture.shape == (1, 96, 96, 3)
+    assert bool(picture.isfinite().all())
