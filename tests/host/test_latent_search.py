@@ -382,7 +382,7 @@ def test_the_gradient_by_finite_differences(nodes, graph, family: str) -> None:
 
 @pytest.fixture
 def at_progress(comfy: ModuleType) -> Iterator[Callable[[int, Callable[[], None]], list[int]]]:
-    """Calls something when the bar is at a step; gives the steps that were heard."""
+    """Calls something once when the bar has come to a step (a fast one jumps); gives the steps that were heard."""
     import comfy.model_management as mm
     import comfy.utils
 
@@ -393,7 +393,7 @@ def at_progress(comfy: ModuleType) -> Iterator[Callable[[int, Callable[[], None]
 
         def hook(value: int, total: int, preview: Any, node_id: Any = None) -> None:
             heard.append(value)
-            if value == step:
+            if value >= step and all(earlier < step for earlier in heard[:-1]):
                 action()
 
         comfy.utils.set_progress_bar_global_hook(hook)
@@ -412,7 +412,7 @@ def test_cancel_takes_effect_within_a_step_and_leaves_nothing(nodes, graph, obje
     heard = at_progress(2, lambda: mm.interrupt_current_processing(True))
     with pytest.raises(mm.InterruptProcessingException):
         run(nodes, one, objective=objective, search_steps=50)
-    assert heard[-1] == 2
+    assert heard[-1] == next(value for value in heard if value >= 2)
     assert torch.equal(one.plain(), before)
 
 
@@ -421,7 +421,7 @@ def test_stop_keeps_the_best(nodes, graph, objective, at_progress) -> None:
 
     heard = at_progress(3, lambda: stop.stop(""))
     out = run(nodes, graph(), objective=objective, search_steps=50)
-    assert heard[-1] <= 4
+    assert heard[-1] <= next(value for value in heard if value >= 3) + 1
     assert "stopped by request, best kept" in out.report
 
 
@@ -430,9 +430,11 @@ def test_best_of_seeds_can_be_stopped(nodes, graph, objective, at_progress) -> N
 
     heard = at_progress(2, lambda: stop.stop(""))
     *_, scores, report = execute(nodes.BestOfSeeds, **graph().inputs(BOTH[0]), objective=objective, seeds=50)
-    assert heard[-1] <= 3
+    asked = next(value for value in heard if value >= 2)
+    assert asked < 40  # so early that a run which goes on is noticed
+    assert heard[-1] <= asked + 1
     assert len(scores) == 1
-    assert " of 3 seeds" in report or " of 2 seeds" in report
+    assert f" of {asked} seeds" in report or f" of {asked + 1} seeds" in report
 
 
 # ---------------------------------------------------------------------------------------------- the other nodes

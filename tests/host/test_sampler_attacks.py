@@ -439,7 +439,7 @@ def at_progress(comfy: ModuleType) -> Iterator[Callable[[int, Callable[[], None]
 
         def hook(value: int, total: int, preview: Any, node_id: Any = None) -> None:
             heard.append(value)
-            if value == step:
+            if value >= step and all(earlier < step for earlier in heard[:-1]):  # a fast bar jumps
                 action()
 
         comfy.utils.set_progress_bar_global_hook(hook)
@@ -458,7 +458,7 @@ def test_cancel_takes_effect_within_a_step_and_leaves_nothing(nodes, graph, at_p
     heard = at_progress(2, lambda: mm.interrupt_current_processing(True))
     with pytest.raises(mm.InterruptProcessingException):
         run(nodes, one, search_steps=50)
-    assert heard[-1] == 2
+    assert heard[-1] == next(value for value in heard if value >= 2)
     assert torch.equal(one.plain(), before)
 
 
@@ -469,7 +469,7 @@ def test_stop_keeps_the_best(nodes, graph, at_progress) -> None:
     heard = at_progress(3, lambda: asked.append(stop.stop("")))
     out = run(nodes, graph(), search_steps=50)
     assert asked == [True]
-    assert heard[-1] <= 4
+    assert heard[-1] <= next(value for value in heard if value >= 3) + 1
     assert "stopped by request, best kept" in out.report
     assert out.results["samples"].shape[0] == 2
 
