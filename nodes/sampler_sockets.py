@@ -153,8 +153,8 @@ def search_inputs(*, steps: int = 20) -> list[io.Input]:
             "method",
             options=METHODS,
             advanced=True,
-            tooltip="gradient searches. random keeps the best of search_steps + 1 random changes: works on any model "
-            "and sampler, and is the baseline that the gradient has to beat.",
+            tooltip="gradient searches. random keeps the best of search_steps + 1 random changes: needs no "
+            "gradient of model or sampler, and is the baseline that the gradient has to beat.",
         ),
         io.Combo.Input(
             "route",
@@ -162,7 +162,7 @@ def search_inputs(*, steps: int = 20) -> list[io.Input]:
             advanced=True,
             tooltip="How the gradient goes back through the sampler. exact: through every step. last steps: through "
             "the last ones only. residual: the same, and the start straight through. one-step: of a predicted "
-            "picture; cheap and rough. auto: as measured to be best.",
+            "picture; cheap and rough. auto: exact, until measurements say otherwise.",
         ),
         io.Int.Input(
             "route_steps",
