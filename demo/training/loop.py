@@ -83,7 +83,7 @@ def load_checkpoint(trainer: Trainer, folder: Path) -> dict[str, float]:
 def export(trainer: Trainer, place: Path) -> Path:
     """Write the averaged weights as fp16 safetensors into a folder; whoever loads them copies them into fp32."""
     config = getattr(trainer, "config", None)
-    target = place / f"{trainer.name}.safetensors" if config is None else place / trainer.name / "model.safetensors"
+    target = place / exported(trainer).relative_to(WEIGHTS / trainer.folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     if config is not None:
         for name, content in {"config.json": config, **getattr(trainer, "files", {})}.items():
@@ -95,16 +95,29 @@ def export(trainer: Trainer, place: Path) -> Path:
     return target
 
 
+def exported(trainer: Trainer) -> Path:
+    """Where the trainer's weights go."""
+    plain = getattr(trainer, "config", None) is None
+    name = f"{trainer.name}.safetensors" if plain else f"{trainer.name}/model.safetensors"
+    return WEIGHTS / trainer.folder / name
+
+
 def _line(figures: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 def train(
-    trainer: Trainer, *, minutes: float, steps: int | None = None, resume: bool = False, draft: bool = False
+    trainer: Trainer,
+    *,
+    minutes: float,
+    steps: int | None = None,
+    resume: bool = False,
+    draft: bool = False,
+    onward: int = 0,
 ) -> bool:
     """Train for the trainer's steps, or until the CPU minutes are spent; True if the weights passed and were exported.
 
-    `draft` exports below the bar too, after every validation (to develop against). Time is this process's CPU time, so
+    `onward`: begin at this step of the schedule, with the exported weights (where the checkpoint is gone). `draft` exports below the bar too, after every validation (to develop against). Time is this process's CPU time, so
     that a busy machine does not shorten a training; on an accelerator it is wall time.
     """
     total = steps or trainer.steps
@@ -116,6 +129,10 @@ def train(
         facts = load_checkpoint(trainer, folder)
         step, spent = int(facts["step"]), facts["seconds"]
         print(f"resumed at step {step}")
+    elif onward:
+        step, weights = onward, load_file(exported(trainer))
+        for module in (trainer.modules["net"], trainer.modules["average"]):
+            module.load_state_dict(weights)
     start = clock() - spent
     next_save = next_look = clock() - start
     losses: dict[str, float] = {}

@@ -70,6 +70,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in .runs/")
+    parser.add_argument("--onward", type=int, default=0, help="begin at this step, with the exported weights")
     parser.add_argument("--draft", action="store_true", help="export below the bar too, while training")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -83,7 +84,12 @@ def main() -> int:
     module, kind, options = TRAINERS[arguments.model]
     trainer = getattr(importlib.import_module(f"{package}.{module}"), kind)(arguments.seed, device, **options)
     passed = loop.train(
-        trainer, minutes=arguments.minutes, steps=arguments.steps, resume=arguments.resume, draft=arguments.draft
+        trainer,
+        minutes=arguments.minutes,
+        steps=arguments.steps,
+        resume=arguments.resume,
+        draft=arguments.draft,
+        onward=arguments.onward,
     )
     return 0 if passed else 1
 

@@ -265,6 +265,19 @@ def test_a_patch_that_jumps_is_refused(run, tools) -> None:
         run(merged, by_noise, latent=tools.tiny.empty_latent("sd15", height=16, width=16))
 
 
+def test_a_patch_with_many_small_jumps_is_refused(run, tools) -> None:
+    """From far away its stairs are a slope, on which differences agree; on a step it is nearly flat."""
+
+    def stairs(n: Tensor, context: Tensor, value: Tensor, extra: Any) -> tuple[Tensor, Tensor, Tensor]:
+        step = (n * 2000).floor() / 2000
+        return step + 0.1 * (n - step), context, value
+
+    model = tools.tiny.model("sd15").clone()
+    model.set_model_attn1_patch(stairs)
+    with pytest.raises(tools.errors.GradientError, match=r"jumps.*attn1_patch"):
+        run(model, by_noise)
+
+
 def test_a_patch_that_cuts_is_refused(run, tools) -> None:
     """It computes the right thing under no_grad: nothing but finite differences can tell."""
 
