@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .agreement import Agreement, Votes
 from .errors import ProvokeError
 
 Objective = Callable[[Tensor], Tensor]
@@ -36,8 +37,20 @@ class WeightedSum:
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
         """Each part's unweighted value, B each. Parts of weight 0 cost nothing: they are left out."""
-        values = {name: objective(image) for name, (weight, objective) in self.parts.items() if weight != 0}
-        return {name: value.to(image.device) for name, value in values.items()}  # a judge may sit elsewhere
+        return self.judged(image)[0]
+
+    def judged(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Votes]]:
+        """`terms`, and of each part that is an `Agreement` what its judges say one by one."""
+        values, votes = dict[str, Tensor](), dict[str, Votes]()
+        for name, (weight, objective) in self.parts.items():
+            if weight == 0:
+                continue
+            if isinstance(objective, Agreement):
+                votes[name] = objective.votes(image)
+                values[name] = objective.together(votes[name])
+            else:
+                values[name] = objective(image).to(image.device)  # a judge may sit elsewhere
+        return values, votes
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of what `terms` returned: B."""

@@ -105,6 +105,16 @@ def class_probability(logits: Logits, index: int) -> Objective:
     return probability
 
 
+def surrogate(logits: Logits, index: int) -> Objective:
+    """2 p - 1 for the probability p of class `index`, in [-1, 1]: positive where the judge finds it likelier than all
+    the rest together. SAGE's loss of one member, -(1 - 2 p) (arXiv 2306.00974).
+
+    Raises ProvokeError for a class that the judge does not have, when first called.
+    """
+    probability = class_probability(logits, index)
+    return lambda image: 2 * probability(image) - 1
+
+
 def margin(logits: Logits, index: int, *, confidence: float = 0.0) -> Objective:
     """By how much the logit of class `index` leads the best other one, at most `confidence` (Carlini and Wagner 2017,
     their f6 with its sign turned).

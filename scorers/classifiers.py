@@ -35,6 +35,10 @@ class Classifier(Frozen):
         found = self._seen(self._of_pixels, images)
         return found.to(torch.promote_types(found.dtype, torch.float32))
 
+    def seeing(self, preprocess: Preprocess, name: str) -> Classifier:
+        """The same net (shared, not copied) behind another preprocessing: pictures B 3 H W -> what it takes."""
+        return Classifier(self.module, self.labels, preprocess, name, self.input_dtype)
+
     def _of_pixels(self, pixels: Tensor) -> Tensor:
         return self._model(pixel_values=pixels).logits
 

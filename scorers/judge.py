@@ -112,7 +112,7 @@ class Frozen:
         self.module, self.name = frozen(module, dtype), name
         self.size = preprocess.crop or preprocess.size or (0, 0)
         self._model: Any = module
-        self._preprocess = preprocess
+        self.preprocess = preprocess
 
     @property
     def input_dtype(self) -> torch.dtype:
@@ -121,7 +121,7 @@ class Frozen:
     def _seen(self, tower: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """What a tower of the module makes of pictures, B 3 H W in [0, 1]. Differentiable."""
         device, dtype = place_of(self.module)
-        return through(tower, self._preprocess(images.to(device)), dtype)
+        return through(tower, self.preprocess(images.to(device)), dtype)
 
 
 class FrozenScorer(Frozen, ABC):

@@ -8,7 +8,7 @@ is the rounding. Sources: `open_clip.transform.image_transform`, transformers' `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class Preprocess:
         fill: of the border, in [0, 1].
         rounded: how sides and offsets become whole numbers: "crop" as open_clip (sides down, offsets to the nearest),
             "none" as transformers (both down), "sides" as the host (sides to the nearest, offsets down).
+        become: what resized and cropped pictures (B 3 h w in [0, 1]) turn into before the normalisation (edge maps).
     Raises:
         ValueError: pictures of another form, or a crop without a size for pictures of any size.
     """
@@ -56,6 +57,7 @@ class Preprocess:
     scale: float = 1.0
     fill: float = 0.0
     rounded: str = "none"
+    become: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
@@ -63,6 +65,8 @@ class Preprocess:
                 words(f"The pictures are {tuple(images.shape)}", "B x 3 x H x W, RGB", "take the alpha channel off")
             )
         x = self._cropped(self._resized(images.to(torch.promote_types(images.dtype, torch.float32))))
+        if self.become is not None:
+            x = self.become(x)
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return (x * self.scale - mean) / std
 
