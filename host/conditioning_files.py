@@ -44,15 +44,17 @@ def packed(conditioning: Conditioning) -> tuple[dict[str, Tensor], dict[str, str
     for number, entry in enumerate(_checked(conditioning)):
         outline: dict[str, Any] = {"cond": _outline(entry[0], f"{number}.cond", tensors)}
         extras = {}
-        for key, value in entry[1].items():
+        for place, (key, value) in enumerate(entry[1].items()):
+            its: dict[str, Tensor] = {}
             try:
                 if not isinstance(key, str) or key in OBJECTS:
                     raise TypeError(key)
-                extras[key] = _outline(value, f"{number}.{key}", tensors)
+                # keys may hold dots: the places keep two names apart
+                extras[key] = _outline(value, f"{number}.{place}.{key}", its)
             except TypeError:
                 left.append(f"{key} of entry {number + 1}")
-                for name in [name for name in tensors if name.startswith(f"{number}.{key}.")]:
-                    del tensors[name]
+            else:
+                tensors.update(its)
         outline["extras"] = extras
         entries.append(outline)
     return tensors, {"format": FORMAT, "entries": json.dumps(entries, allow_nan=False)}, left
@@ -85,7 +87,8 @@ def _outline(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         items = [_outline(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
         return {"list" if type(value) is list else "tuple": items}
     if type(value) is dict and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _outline(item, f"{name}.{key}", tensors) for key, item in value.items()}}
+        items = {key: _outline(item, f"{name}.{i}.{key}", tensors) for i, (key, item) in enumerate(value.items())}
+        return {"dict": items}
     raise TypeError(name)
 
 
@@ -105,12 +108,10 @@ def save(conditioning: Conditioning, prefix: str, *, leave_out: bool) -> tuple[P
             "save the conditioning before Apply ControlNet or the hook's node, or set cannot_be_saved to leave out",
         )
     root = Path(folder_paths.get_output_directory()).resolve() / FOLDER
-    wanted = (root / f"{prefix.strip()}_").resolve()
-    if (
-        not prefix.strip()
-        or ".." in Path(prefix.strip()).parts
-        or (wanted.parent != root and root not in wanted.parents)
-    ):
+    prefix = prefix.strip()
+    legal = prefix.isprintable() and prefix != "" and ".." not in Path(prefix).parts
+    wanted = (root / f"{prefix}_").resolve() if legal else root
+    if root not in wanted.parents:
         raise ProvokeError(
             f"The file name {prefix!r} leaves the folder output/{FOLDER}",
             "a name, with folders below it if you like",
@@ -190,7 +191,7 @@ def load(path: Path) -> Conditioning:
             if len(text) > LARGEST_OUTLINE:
                 raise _refused(path, "has an outline far too long")
             names = set(file.keys())
-            outline = json.loads(text)
+            outline = json.loads(text, parse_constant=_no_number)
             if not isinstance(outline, list) or not outline:
                 raise _refused(path, "has no entries")
             return [_entry(one, file, names, path) for one in outline]
@@ -198,6 +199,10 @@ def load(path: Path) -> Conditioning:
         if isinstance(error, ProvokeError):
             raise
         raise _refused(path, f"cannot be read ({str(error)[:200]})") from error
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number")
 
 
 def _entry(outline: Any, file: Any, names: set[str], path: Path) -> list[Any]:

@@ -110,6 +110,13 @@ def test_a_sampler_gives_the_same_picture(nodes, tiny, folders) -> None:
     assert torch.equal(sampled(again), sampled(positive))
 
 
+def test_names_with_dots_do_not_collide(nodes, folders) -> None:
+    a, b, c = (torch.full((1, 2), float(i)) for i in range(3))
+    given = [[torch.zeros(1, 2, 3), {"x.y": a, "x": {"y": b, "z.w": c, "z": {"w": a}}}]]
+    save(nodes, given)
+    assert same(load(nodes, "conditioning/found_00001_.safetensors [output]"), given)
+
+
 def test_files_count_up_and_none_is_overwritten(nodes, folders) -> None:
     for number in (1, 2, 3):
         assert f"a/b_0000{number}_.safetensors" in save(nodes, rich(), "a/b")[1]
@@ -137,7 +144,7 @@ def test_what_a_file_cannot_hold_is_refused_or_left_out_with_words(nodes, tiny, 
     assert load(nodes, "conditioning/strange_00001_.safetensors [output]")[0][1] == {"kept": 1.0}
 
 
-@pytest.mark.parametrize("prefix", ["../x", "a/../../x", "/etc/x", "", "  ", "..", "a/../.."])
+@pytest.mark.parametrize("prefix", ["../x", "a/../../x", "/etc/x", "", "  ", "..", "a/../..", "a\0b", "a\nb"])
 def test_a_name_that_leaves_the_folder_is_refused(nodes, folders, prefix: str) -> None:
     with pytest.raises(ProvokeError, match="leaves the folder"):
         save(nodes, rich(), prefix)
@@ -199,6 +206,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "an unknown kind": (crafted([{"cond": COND, "extras": {"x": {"pickle": "gASV"}}}]), "does not fit"),
     "not a number": (
         crafted([{"cond": COND, "extras": {}}], {"0.cond": torch.full((1, 2, 4), float("nan"))}), "NaN"
+    ),
+    "NaN in the outline": (
+        crafted([{"cond": COND, "extras": {"strength": {"value": float("nan")}}}], {"0.cond": torch.ones(1, 2, 4)}),
+        "NaN is no number",
     ),
 }  # fmt: skip
 
