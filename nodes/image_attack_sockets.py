@@ -104,13 +104,13 @@ def inputs() -> list[io.Input]:
         io.Float.Input(
             "stop_at_score",
             default=0.0,
-            min=0.0,
+            min=-2550.0,
             max=2550.0,
             step=0.5,
             advanced=True,
             tooltip="Stop the results of an image as soon as their score reaches this many 8-bit levels: change plus "
-            "contrast plus diversity, each times its weight (of an objective or a similarity: 255 times it). 0 uses "
-            "all steps.",
+            "contrast plus diversity, each times its weight (of an objective or a similarity: 255 times it; away from "
+            "an objective: minus that). 0 uses all steps.",
         ),
         io.Float.Input(
             "time_limit",

@@ -176,12 +176,13 @@ def search_inputs(*, steps: int = 20) -> list[io.Input]:
         io.Float.Input(
             "stop_at_score",
             default=0.0,
-            min=0.0,
+            min=-1000.0,
             max=1000.0,
             step=0.01,
             advanced=True,
-            tooltip="Stop the results of an image as soon as their score (as the report and the loss curve show it) "
-            "reaches this. 0 uses all steps.",
+            tooltip="Stop the results of an image as soon as their score reaches this: what the search climbs, which "
+            "is minus the loss curve. Where it breaks or goes away that is minus the objective: -0.5 stops at an "
+            "objective of 0.5. 0 uses all steps.",
         ),
         io.Float.Input(
             "time_limit",
