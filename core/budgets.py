@@ -63,7 +63,7 @@ class Budget(ABC):
         if float(center.min()) < low or float(center.max()) > high:
             span = f"{float(center.min()):.4g} to {float(center.max()):.4g}"
             raise ProvokeError(f"The input spans {span}", f"values from {low:g} to {high:g}", "clamp the input first")
-        self.center, self.epsilon = center, float(epsilon)
+        self.center, self.epsilon, self.box = center, float(epsilon), (low, high)
         self.low, self.high = center.new_tensor(low), center.new_tensor(high)
         # below this a distance is only float rounding of center + change
         self.rounding = 4 * torch.finfo(center.dtype).eps * max(1.0, float(center.abs().max()))
@@ -101,6 +101,11 @@ class Budget(ABC):
             return boxed
         shrunk = self._shrink(self.free(x - self.center), self.low - self.center, self.high - self.center)
         return torch.where(per_item(inside, x) > 0, boxed, (self.center + shrunk).clamp(self.low, self.high))
+
+    def anywhere(self, x: Tensor) -> Tensor:
+        """The nearest point inside box and mask, however far from the center; same shape as x."""
+        boxed = x.clamp(*self.box)
+        return boxed if self.mask is None else torch.where(self.mask, boxed, self.center)
 
     def measure(self, x: Tensor) -> Tensor:
         """Distance from the center in the norm's unit: B."""

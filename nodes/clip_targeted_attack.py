@@ -1,7 +1,8 @@
 """Steer Result (CLIP-Targeted Attack): a deterministic model's results moved towards a text or a reference picture.
 
 generator: the image model. variable: its input picture. objective: similarity, or a direction, in CLIP space. budget: a
-ball of a few 8-bit levels. step rule: Auto-PGD. Source: arXiv 2403.08294; augmented copies: Athalye et al. 2018.
+ball of a few 8-bit levels. step rule: Auto-PGD, on a smoothed gradient. Source: arXiv 2403.08294; augmented copies and
+smoothing: Athalye et al. 2018.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..host.api import io, schema
-from . import image_attack, image_attack_sockets, steering
+from . import image_attack, image_attack_sockets, smoothing, steering
 from .attack_settings import AttackSettings
+from .smoothing import Smoothing
 
 
 class ClipTargetedAttack(io.ComfyNode):
@@ -28,12 +30,14 @@ class ClipTargetedAttack(io.ComfyNode):
             inputs=[
                 *image_attack_sockets.inputs(),
                 *steering.inputs(),
+                *smoothing.inputs(1.0),
             ],
             outputs=image_attack_sockets.outputs(),
         )
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
+        smoothed = Smoothing(inputs.pop("smoothing"), inputs.pop("smoothing_copies"), cells=1)
         names = {widget.id for widget in steering.inputs()}
         settings = AttackSettings(**{name: value for name, value in inputs.items() if name not in names})
         led = steering.steering(settings.count, **{name: value for name, value in inputs.items() if name in names})
@@ -45,5 +49,6 @@ class ClipTargetedAttack(io.ComfyNode):
             verdicts=led.verdicts,
             augment=led.augment,
             copies=led.copies,
+            smoothing=smoothed,
             still=led.still,
         )

@@ -18,7 +18,7 @@ from ..core import steps as rules
 from ..core.augment import Augmentation
 from ..core.budgets import Budget
 from ..core.errors import ProvokeError
-from ..core.problem import ImageProblem
+from ..core.problem import ImageProblem, Problem
 from ..core.search import Selection, Step, sample_generators, search, select
 from ..host.api import io
 from ..host.image_models import ImageModel, open_image_model
@@ -29,6 +29,7 @@ from .attack_settings import LEVELS, AttackSettings
 from .image_attack_report import describe
 from .measured import Measured, Verdict
 from .objective import Make, Situation
+from .smoothing import Smoothing
 
 
 def run(
@@ -40,6 +41,7 @@ def run(
     verdicts: Sequence[Verdict] = (),
     augment: Augmentation | None = None,
     copies: int = 1,
+    smoothing: Smoothing | None = None,
     still: str = "",
 ) -> io.NodeOutput:
     """What a node of this family returns.
@@ -49,6 +51,7 @@ def run(
         judges: what the objective and the verdicts compute with.
         verdicts: scores that the report gives of the results.
         augment, copies: as in core.problem.ImageProblem.
+        smoothing: what the gradient is averaged over.
         still: why there is nothing to search, if so.
     """
     began = time.monotonic()
@@ -60,7 +63,7 @@ def run(
             return _untouched(settings, unperturbed, model, still)
         image = _on_the_grid(settings.image)
         notes = [] if torch.equal(image, settings.image) else ["the image was rounded to 8-bit levels in [0, 1] first"]
-        attack = _Attack.prepare(settings, image, model, make_objective, coupled, augment, copies)
+        attack = _Attack.prepare(settings, image, model, make_objective, coupled, augment, copies, smoothing)
         step, losses = attack.search()
         found = attack.finish(step)
         attacked, noisy = (_as_image(x, settings.image) for x in (found.variable, attack.noise()))
@@ -84,7 +87,7 @@ class _Attack:
     """One run: the parts of the search on one batch of pictures."""
 
     settings: AttackSettings
-    problem: ImageProblem
+    problem: Problem
     budget: Budget
     rule: rules.Rule
     rngs: Sequence[torch.Generator]  # one per sample
@@ -101,6 +104,7 @@ class _Attack:
         coupled: bool,
         augment: Augmentation | None,
         copies: int,
+        smoothing: Smoothing | None,
     ) -> _Attack:
         """Around `picture`, B H W 3 on the 8-bit grid."""
         image = picture.movedim(-1, 1).to(model.device, torch.float32)  # B H W C -> B C H W
@@ -112,7 +116,11 @@ class _Attack:
         budget = s.budget(_repeat(image, s.count), None if allowed is None else _repeat(allowed, s.count))
         rngs = sample_generators(s.seed, len(image), s.count)
         rule = rules.RandomDraws(rngs) if s.method == "random" else s.rule(budget)
-        problem = ImageProblem(model, make_objective(Situation(default, region)), augment=augment, copies=copies)
+        problem: Problem = ImageProblem(
+            model, make_objective(Situation(default, region)), augment=augment, copies=copies
+        )
+        if smoothing is not None:
+            problem = smoothing.around(problem, budget)
         return cls(s, problem, budget, rule, rngs, region, s.count if coupled else 1)
 
     def search(self) -> tuple[Step, list[float]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from provoke.core import augment, objectives
+from provoke.core.budgets import LInf
 from provoke.core.errors import GradientError
-from provoke.core.problem import Differentiable, ImageProblem, Smoothed
+from provoke.core.problem import Differentiable, Evaluation, ImageProblem, Smoothed
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -91,9 +94,51 @@ def test_gradient_through_augmented_copies(name):
     assert finite_difference_error(problem, picture(4)) < 1e-5
 
 
-def test_gradient_of_a_smoothed_problem():
+@pytest.mark.parametrize("cells", [None, 1, 3])
+def test_gradient_of_a_smoothed_problem(cells):
+    """It is that of the mean score at the noisy points; the score is the variable's own."""
     inner = ImageProblem(Differentiable(network()), objectives.l2_distance(REFERENCE))
-    assert finite_difference_error(Smoothed(inner, sigma=0.05, copies=3), picture(4)) < 1e-5
+    smoothed = Smoothed(inner, sigma=0.05, copies=3, cells=cells)
+
+    class Mean:
+        def evaluate(self, x, rng, *, gradient):
+            if gradient:
+                return smoothed.evaluate(x, rng, gradient=True)
+            inner.evaluate(x, rng, gradient=False)
+            noisy = [inner.evaluate(x + smoothed._noise(x, rng), rng, gradient=False) for _ in range(3)]
+            return replace(noisy[0], score=torch.stack([one.score for one in noisy]).mean(0))
+
+    assert finite_difference_error(Mean(), picture(4)) < 1e-5
+    own, plain = (one.evaluate(picture(4), torch.Generator(), gradient=False) for one in (smoothed, inner))
+    assert torch.equal(own.score, plain.score)
+    both = smoothed.evaluate(picture(4), torch.Generator(), gradient=True)
+    assert torch.equal(both.score, plain.score)
+    assert both.cost == 1 + 3 * 2
+
+
+@pytest.mark.parametrize("cells", [None, 1, 3])
+def test_the_noise_that_smooths(cells):
+    """Of the size asked for, the same for all, alike within a cell; nothing that may not change is touched."""
+    seen = []
+
+    class Spy:
+        def evaluate(self, x, rng, *, gradient):
+            seen.append(x)
+            return Evaluation(x.sum((1, 2, 3)), x, torch.ones_like(x) if gradient else None)
+
+    center = torch.full((2, 3, 32, 32), 0.5)
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[..., 8:24] = 1
+    budget = LInf(center, 0.01, mask=mask)
+    Smoothed(Spy(), sigma=0.05, copies=200, cells=cells, within=budget.anywhere).evaluate(
+        center, torch.Generator().manual_seed(0), gradient=True
+    )
+    noise = torch.stack(seen[1:]) - center
+    assert float(noise[..., 8:24].std()) == pytest.approx(0.05, rel=0.12)
+    assert float(noise[..., :8].abs().max()) < 1e-6
+    assert torch.equal(noise[:, 0], noise[:, 1])
+    apart = (noise[..., 9:24] - noise[..., 8:23]).square().mean().sqrt() / 0.05
+    assert apart < {None: 1.6, 1: 1e-4, 3: 0.5}[cells]
 
 
 @pytest.mark.parametrize(("chunk", "forwards"), [(None, 2.0), (1, 3.0)])
