@@ -120,7 +120,7 @@ class _Attack:
             model, make_objective(Situation(default, region)), augment=augment, copies=copies
         )
         if smoothing is not None:
-            problem = smoothing.around(problem, budget)
+            problem = smoothing.around(problem, budget, s.epsilon / LEVELS)
         return cls(s, problem, budget, rule, rngs, region, s.count if coupled else 1)
 
     def search(self) -> tuple[Step, list[float]]:

@@ -13,7 +13,7 @@ from ..host.api import io
 class Smoothing:
     """The widgets of `inputs`.
 
-    share: the changes' standard deviation, as a share of the budget's epsilon. copies, cells: as in
+    share: the changes' standard deviation, as a share of epsilon. copies, cells: as in
     core.problem.Smoothed.
     """
 
@@ -21,14 +21,14 @@ class Smoothing:
     copies: int
     cells: int | None
 
-    def around(self, problem: Problem, budget: Budget) -> Problem:
+    def around(self, problem: Problem, budget: Budget, epsilon: float) -> Problem:
         """The problem, smoothed within the variable's domain (not within the budget: an answer may change further
-        off)."""
+        off). epsilon: the widget's, in the variable's units."""
         if self.share == 0:
             return problem
         return Smoothed(
             problem,
-            sigma=self.share * budget.epsilon,
+            sigma=self.share * epsilon,
             copies=self.copies,
             cells=self.cells,
             within=budget.anywhere,

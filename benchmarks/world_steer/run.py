@@ -34,19 +34,23 @@ EPSILONS = (2.0, 4.0, 8.0)
 DRAWN, INPUTS, FEW = 240, 150, 60  # scenes; inputs of the main row, and of the others
 SEED = 77  # of the scenes. What was tried out while the method was made had other seeds
 STEPS = 25
+COPIES = 4  # of the smoothing, the node's default
+RUNS = (STEPS + 1) * (1 + 2 * COPIES)  # of the model, a result: a gradient counts as two
 BAR, NOISE_BAR = 0.8, 0.1  # of issue 5: the lower end of the steered, the rate of sign noise
 # clip and similarity: chosen on scenes of seed 500; the variants differ in what they name
 MAIN = {"epsilon": 8.0, "truncation": "clip", "guidance": "auto", "copies": 4, "source": False}
 MAIN_NAME = "similarity, 4 copies, clip, epsilon 8"
 VARIANTS: dict[str, dict[str, Any]] = {
     MAIN_NAME: {},
+    "no smoothing": {"smoothing": 0.0},
+    "no smoothing, as many runs": {"smoothing": 0.0, "steps": RUNS // 2},
     "epsilon 4": {"epsilon": 4.0},
     "epsilon 2": {"epsilon": 2.0},
     "truncate": {"truncation": "truncate"},
     "direction (dot product)": {"source": True},
     "direction (cosine)": {"source": True, "guidance": "direction (cosine)"},
     "no copies": {"copies": 0},
-    "best of n random changes": {"method": "random", "steps": 2 * STEPS},
+    "best of n random changes": {"method": "random", "steps": RUNS},
 }
 Thing = tuple[str, str]  # colour, shape
 
@@ -96,6 +100,21 @@ def steer(nodes: Any, scorer: Any, model: Any, asked: Inputs, n: int, **choices:
     return results
 
 
+@torch.no_grad()
+def best_of_tints(model: Any, scorer: Any, asked: Inputs, free: Tensor, n: int) -> Tensor:
+    """What the first n inputs become under the best of RUNS tints, by the same score: offsets of at most the largest
+    epsilon, one for each channel, at random. Whoever knows that tints decide needs no gradient."""
+    results, judge = [], scorer.judge
+    for place in range(n):
+        rng = torch.Generator().manual_seed(SEED + place)
+        tints = EPSILONS[-1] / 255 * (2 * torch.rand((RUNS, 1, 1, 3), generator=rng) - 1)
+        tinted = (asked.image[place] + tints * free[place]).clamp(0, 1)
+        drawn = upscaled(model, (tinted * 255).round() / 255)
+        target = judge.encode_texts([caption(asked.wanted[place])])[0]
+        results.append(drawn[(judge.encode_images(drawn.movedim(-1, 1)) @ target).argmax()])
+    return torch.stack(results)
+
+
 def caption(thing: Thing) -> str:
     return f"a {thing[0]} {thing[1]}"
 
@@ -126,6 +145,8 @@ def one_model(nodes: Any, name: str, drawn: int, inputs: int, few: int) -> dict[
         rows.append(_row(variant, choices["epsilon"], second, results, asked.wanted[:n]))
         print(name, rows[-1], flush=True)
     free = torch.ones_like(asked.image) if asked.mask is None else 1 - asked.mask[..., None]
+    tinted = best_of_tints(model, scorer, asked, free, min(few, len(asked.wanted)))
+    rows.append(_row("best of n tints", EPSILONS[-1], second, tinted, asked.wanted[: len(tinted)]))
     for epsilon in EPSILONS:
         noisy = upscaled(model, sign_noise(asked.image, epsilon, free, SEED))
         rows.append(_row(f"sign noise, epsilon {epsilon:g}", epsilon, second, noisy, asked.wanted))
@@ -153,9 +174,10 @@ def page(results: dict[str, Any]) -> str:
         "random; without a search the rate is 0 by that choice. *There*: the checker reads a clean scene with exactly",
         "the target, from the 8-bit result as it is and moved by one pixel. *Believed*: the second CLIP, which nothing",
         "followed, finds the target's caption the likeliest of 24. The first CLIP leads. Rows below the first differ",
-        f"from it in what they name, on its first {FEW} inputs. {STEPS} steps; best of n: the best of {2 * STEPS + 1}",
-        "random changes by the same score: as many runs of model and judge as the gradient has. Sign noise: +-epsilon",
-        "on every entry that may change.",
+        f"from it in what they name, on its first {FEW} inputs. {STEPS} steps, each with a gradient averaged over",
+        f"{COPIES} tints; best of n: the best of {RUNS} random changes by the same score, as many runs of the model as",
+        "that (a gradient counts as two). *Tints*: the same number of random offsets, one for each channel: what one",
+        "can do who knows how these two models were built. Sign noise: +-epsilon on every entry that may change.",
         "",
     ]
     for name, found in results["models"].items():
