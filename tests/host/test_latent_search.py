@@ -425,6 +425,17 @@ def test_stop_keeps_the_best(nodes, graph, objective, at_progress) -> None:
     assert "stopped by request, best kept" in out.report
 
 
+def test_a_search_that_goes_away_stops_at_its_score(nodes, graph, objective) -> None:
+    """What breaking climbs is minus the objective: mostly a negative number."""
+    one = graph()
+    (usual,) = run(nodes, one, objective=objective, search_steps=0).scores
+    wanted = usual - 0.005
+    out = run(nodes, one, objective=objective, direction="break", copies=0, search_steps=50, stop_at_score=-wanted)
+    assert "reached the target score" in out.report
+    assert 1 < len(out.loss["loss"]) < 51
+    assert out.scores[0] <= wanted + 1e-4
+
+
 def test_best_of_seeds_can_be_stopped(nodes, graph, objective, at_progress) -> None:
     from provoke.host import stop
 
