@@ -17,6 +17,7 @@ from .load_judges import LoadClassifier, LoadScorer, ScorerFromClip, ZeroShotCla
 from .noise_files import LatentFromNoise, NoiseFromLatent
 from .objectives import ClassObjective, ClipObjective, CombineObjectives, DirectionObjective, DistanceObjective
 from .read_demo_scene import ReadDemoScene
+from .robust_objective import RobustClassObjective
 from .score_images import PickBest, ScoreImages
 from .untargeted_attack import UntargetedAttack
 from .untargeted_attack_sampler import UntargetedAttackSampler, UntargetedAttackSamplerCustom
@@ -48,6 +49,7 @@ class Provoke(ComfyExtension):
             ClipObjective,
             DirectionObjective,
             ClassObjective,
+            RobustClassObjective,
             CombineObjectives,
             LoadScorer,
             ScorerFromClip,

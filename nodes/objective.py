@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..core.agreement import Votes, agreed
 from ..core.errors import ProvokeError
 from ..core.objectives import Objective, WeightedSum, region_at
 from ..core.semantic import looking_at
 from ..host.api import io
 from ..host.judges import Held, judging
+
+PROMPT = "{prompt}"  # in an objective's text
 
 ScorerSocket = io.Custom("PROVOKE_SCORER")
 ClassifierSocket = io.Custom("PROVOKE_CLASSIFIER")
@@ -27,11 +30,25 @@ class Situation:
     default: B C h w in [0, 1], the results without a perturbation, or None where there are none (Score Images).
     region: B 1 h w, where a result counts, or None for everywhere.
     place: number of the picture, and of how many, where they are taken one by one (`scored_one_by_one`).
+    prompt: what the pictures were asked for, where the search knows it: in place of {prompt} in an objective's text.
     """
 
     default: Tensor | None = None
     region: Tensor | None = None
     place: tuple[int, int] | None = None
+    prompt: str | None = None
+
+    def told(self, text: str) -> str:
+        """A text with the prompt in place of {prompt}. Raises ProvokeError where there is none."""
+        if PROMPT not in text:
+            return text
+        if self.prompt is None:
+            raise ProvokeError(
+                f"The objective's text {text!r} speaks of the prompt, and this node knows of none",
+                "a search that writes its prompts itself (Learn Token)",
+                f"write the words themselves instead of {PROMPT}",
+            )
+        return text.replace(PROMPT, self.prompt)
 
     def needs_default(self, name: str) -> Tensor:
         """The default results. Raises ProvokeError where there are none."""
@@ -114,30 +131,48 @@ class Parts:
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured. total: B, the weighted sum; terms: each part by its name, B; weights: of the parts."""
+    """What was measured. total: B, the weighted sum; terms: each part by its name, B; weights: of the parts; votes: of
+    parts with several judges what each says, B, positive where it says so."""
 
     total: Tensor
     terms: dict[str, Tensor]
     weights: dict[str, float] = field(default_factory=dict)
+    votes: dict[str, Votes] = field(default_factory=dict)
+
+    @property
+    def agreed(self) -> Tensor | None:
+        """B bool: where all judges of every such part say so. None where no part has several judges."""
+        return torch.stack([agreed(votes) for votes in self.votes.values()]).all(0) if self.votes else None
 
 
-def scored_one_by_one(objective: Parts, images: Tensor, default: Tensor | None) -> Scores:
+def scored_one_by_one(objective: Parts, images: Tensor, default: Tensor | None, prompt: str | None = None) -> Scores:
     """An objective on pictures (B C H W), one at a time: a batch has no say in a picture's figure, nor in memory.
 
     default: what each is compared with: one for all, or B, or B / k (image-major); or None. On the CPU.
     """
     count, totals, weights = len(images), [], dict[str, float]()
     found: dict[str, list[Tensor]] = {}
+    said: dict[str, dict[str, list[Tensor]]] = {}
     with judging(*objective.held), torch.no_grad():
         for i in range(count):
             usual = None if default is None else default[i * len(default) // count][None]
-            part = objective.build(Situation(usual, place=(i, count)))
-            terms = part.terms(images[i : i + 1])
+            part = objective.build(Situation(usual, place=(i, count), prompt=prompt))
+            terms, votes = part.judged(images[i : i + 1])
             weights = {name: weight for name, (weight, _) in part.parts.items()}
             totals.append(part.total(terms).float().cpu())
-            for name, value in terms.items():
-                found.setdefault(name, []).append(value.float().cpu())
-    return Scores(torch.cat(totals), {name: torch.cat(values) for name, values in found.items()}, weights)
+            _append(found, terms)
+            for name, each in votes.items():
+                _append(said.setdefault(name, {}), each)
+    return Scores(torch.cat(totals), _whole(found), weights, {name: _whole(each) for name, each in said.items()})
+
+
+def _append(lists: dict[str, list[Tensor]], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        lists.setdefault(name, []).append(value.float().cpu())
+
+
+def _whole(lists: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat(values) for name, values in lists.items()}
 
 
 def _region(mask: Tensor, situation: Situation) -> Tensor:
@@ -183,3 +218,30 @@ def one_of(name: str, labels: Sequence[str]) -> int:
         f"one of its {len(labels)}: {', '.join(near[:12])}{', ...' if len(near) > 12 else ''}",
         "write one of these",
     )
+
+
+def one_within(name: str, labels: Sequence[str]) -> int:
+    """The number of a class as a judge with other labels knows it: its own name, or the one label that lies within it
+    word for word ("circle" in "red circle"; of several the longest).
+
+    Raises ProvokeError where there is none such, or two of the same length.
+    """
+    wanted = name.lower().split()
+    words = [label.lower().split() for label in labels]
+    if wanted in words:
+        return words.index(wanted)
+    within = [i for i, label in enumerate(words) if label and _holds(wanted, label)]
+    longest = [i for i in within if len(words[i]) == max(len(words[k]) for k in within)]
+    if len(longest) == 1:
+        return longest[0]
+    if longest:
+        raise ProvokeError(
+            f"Of the judge's labels {', '.join(repr(labels[i]) for i in longest)} lie within {name!r}",
+            "one that does",
+            "use a classifier that has the class itself, or name it in other words",
+        )
+    return one_of(name, labels)  # says what there is
+
+
+def _holds(words: list[str], part: list[str]) -> bool:
+    return any(words[i : i + len(part)] == part for i in range(len(words) - len(part) + 1))

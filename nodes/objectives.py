@@ -30,7 +30,7 @@ def _picture(name: str, tooltip: str) -> io.Input:
     return io.Image.Input(name, optional=True, tooltip=tooltip)
 
 
-def _region() -> io.Input:
+def region_input() -> io.Input:
     return io.Mask.Input(
         "region",
         optional=True,
@@ -38,7 +38,7 @@ def _region() -> io.Input:
     )
 
 
-def _objective() -> list[io.Output]:
+def objective_output() -> list[io.Output]:
     return [
         ObjectiveSocket.Output(
             "objective",
@@ -70,14 +70,14 @@ class DistanceObjective(io.ComfyNode):
                     options=list(DISTANCES),
                     tooltip="What is compared, pixel by pixel or of the whole picture's colours.",
                 ),
-                _region(),
+                region_input(),
                 _picture(
                     "picture",
                     "Compare with this picture instead of the default result, resized to fit. A search that goes away "
                     "from the distance comes near to the picture.",
                 ),
             ],
-            outputs=_objective(),
+            outputs=objective_output(),
         )
 
     @classmethod
@@ -108,11 +108,16 @@ class ClipObjective(io.ComfyNode):
             search_aliases=["provoke", "CLIP", "loss", "text similarity", "image similarity", "clip score"],
             inputs=[
                 _scorer(),
-                io.String.Input("text", multiline=True, default="", tooltip="What the picture is to match, in words."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    tooltip="What the picture is to match, in words. In Learn Token, {prompt} stands for each prompt.",
+                ),
                 _picture("picture", "A picture to match, instead of the text."),
-                _region(),
+                region_input(),
             ],
-            outputs=_objective(),
+            outputs=objective_output(),
         )
 
     @classmethod
@@ -123,7 +128,7 @@ class ClipObjective(io.ComfyNode):
         said = "the picture" if picture is not None else f"'{text.strip()}'"
 
         def objective(situation: Situation) -> Objective:
-            target = vector(scorer, text, picture)
+            target = vector(scorer, situation.told(text), picture)
             return semantic.similarity(situation.seen_by(scorer.judge.encode_images), target)
 
         return one(Term(f"similarity to {said}", objective, held=(scorer,), region=region))
@@ -152,9 +157,9 @@ class DirectionObjective(io.ComfyNode):
                 ),
                 _picture("source_picture", "Instead of source_text, with target_picture."),
                 _picture("target_picture", "Instead of target_text, with source_picture."),
-                _region(),
+                region_input(),
             ],
-            outputs=_objective(),
+            outputs=objective_output(),
         )
 
     @classmethod
@@ -221,9 +226,9 @@ class ClassObjective(io.ComfyNode):
                     tooltip="For the margin: where it stops counting, in logits. Higher results transfer better to "
                     "other judges.",
                 ),
-                _region(),
+                region_input(),
             ],
-            outputs=_objective(),
+            outputs=objective_output(),
         )
 
     @classmethod
@@ -263,7 +268,7 @@ class CombineObjectives(io.ComfyNode):
                     "second_weight", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip="Its weight, no unit."
                 ),
             ],
-            outputs=_objective(),
+            outputs=objective_output(),
         )
 
     @classmethod

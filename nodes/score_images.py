@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.agreement import Votes
 from ..core.errors import ProvokeError
 from ..core.objectives import at_size
 from ..host.api import io, schema
@@ -127,4 +128,15 @@ def _report(scores: Scores) -> str:
             parts = (f"{value[index]:.4f} x {scores.weights[name]:g}" for name, value in scores.terms.items())
             line += "  = " + " + ".join(parts)
         lines.append(line)
+        lines += [_votes(votes, index) for votes in scores.votes.values()]
+    if scores.agreed is not None:
+        lines.append(f"agreed   on {int(scores.agreed.sum())} of {len(scores.total)}: every judge is above 0")
     return "\n".join(["measured " + ", ".join(scores.terms), *lines])
+
+
+def _votes(votes: Votes, index: int) -> str:
+    """What each judge of one part says of a picture, in words."""
+    each = {name: float(value[index]) for name, value in votes.items()}
+    yes = sum(value > 0 for value in each.values())
+    said = "all agree" if yes == len(each) else f"{yes} of {len(each)} say so"
+    return f"  {said}: " + ", ".join(f"{name} {value:+.4g}" for name, value in each.items())
