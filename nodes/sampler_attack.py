@@ -29,6 +29,7 @@ from .measured import Measured, Verdict, spent
 from .objective import Make, Situation
 from .sampler_search import Found, Plan
 from .sampler_sockets import SearchSettings, custom_inputs, graph_of, ksampler_inputs, search_inputs
+from .smoothing import Smoothing
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,7 @@ class _Opened:
     group_size: int
     augment: Augmentation | None
     copies: int
+    smoothing: Smoothing | None
     made: list[tuple[Variable, Budget, Tensor, Tensor | None]] = field(default_factory=list)
 
     def plan(self, sampling: Sampling, default: Tensor) -> Plan:
@@ -223,6 +225,9 @@ class _Opened:
             rule: rules.Rule = rules.RandomDraws(rngs)
         else:
             rule = rule_of(a.step_rule, a.step_size, a.schedule, budget, s.search_steps)
+        smooth = self.smoothing
+        if smooth is not None and isinstance(variable, ConditioningVariable):
+            smooth = replace(smooth, cells=None)  # its last two dimensions are no picture's
         return Plan(
             sample=lambda rows, route: sampling.sample(**variable.arguments(rows), route=route),
             budget=budget,
@@ -233,6 +238,7 @@ class _Opened:
             copies=self.copies,
             group_size=self.group_size,
             levels=variable.levels,
+            around=lambda problem: problem if smooth is None else smooth.around(problem, budget, a.radius),
         )
 
 
@@ -248,6 +254,7 @@ def run(
     verdicts: Sequence[Verdict] = (),
     augment: Augmentation | None = None,
     copies: int = 1,
+    smoothing: Smoothing | None = None,
     still: str = "",
 ) -> io.NodeOutput:
     """What a node of this family returns.
@@ -255,7 +262,7 @@ def run(
     Args:
         make: the objective, from the unperturbed results.
         coupled: whether it compares the results of one image with each other: their best then come together.
-        judges, verdicts, augment, copies, still: as in image_attack.run.
+        judges, verdicts, augment, copies, smoothing, still: as in image_attack.run.
     """
     began = time.monotonic()
     unperturbed = graph.rendered()
@@ -263,7 +270,7 @@ def run(
     if still:
         report = f"search     none: {still}, so these are the sampler's own results"
         return _output(form, graph, [unperturbed] * attack.count, unperturbed, ExecutionBlocker(None), report)
-    opened = _Opened(search, attack, make, attack.count if coupled else 1, augment, copies)
+    opened = _Opened(search, attack, make, attack.count if coupled else 1, augment, copies, smoothing)
     found = sampler_search.run(graph, search, opened.plan, judges=judges)
     variable, budget, noise, region = opened.made[0]
     runs = [variable.put(graph, rows) for rows in _runs(found.selection.variable, attack.count)]

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 MODELS = {"inpainter": 1, "coloriser": 2}  # the model, and what the question leaves out
 EPSILONS = (4.0, 8.0)
 COUNT = 4  # results of one input, at the largest epsilon
-INPUTS, FEW = 120, 60  # of the largest epsilon; of the others and of several results
+INPUTS, FEW = 400, 60  # of the largest epsilon; of the others and of several results
 WAYS = ("clip", "truncate", "sign noise")
 
 

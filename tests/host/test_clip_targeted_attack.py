@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import ModuleType
 from typing import Any
 
@@ -107,6 +108,25 @@ def test_the_scorer_is_climbed(nodes: ModuleType, coloriser: Any, scorer: Any, g
     steered, *_ = steer(nodes, **same)
     drawn, *_ = steer(nodes, **{**same, "method": "random", "steps": 20})
     assert bool((similarity(steered) > similarity(drawn)).all())
+
+
+def test_smoothing_is_counted_reproducible_and_can_be_off(
+    nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor
+) -> None:
+    """Each gradient is averaged over copies that each cost a run with its backward: the report's cost says so."""
+
+    def run(**choices: Any) -> tuple[Tensor, int]:
+        outputs = steer(nodes, model=coloriser, image=grey[:1], scorer=scorer, **choices)
+        return outputs[2], int(re.search(r"cost\s+(\d+) runs", outputs[-1]).group(1))
+
+    off, few = run(smoothing=0.0)
+    smooth, more = run(smoothing=1.0, smoothing_copies=3)
+    assert not torch.equal(off, smooth)
+    assert torch.equal(smooth, run(smoothing=1.0, smoothing_copies=3)[0])
+    assert float((smooth - grey[:1]).abs().max()) <= 8 / 255 + 1e-6
+    gradients = 5  # of 4 steps
+    assert (more - few) % gradients == 0
+    assert 5 * gradients >= more - few >= 4 * gradients  # one more forward, two more gradients at 2 or 3 forwards
 
 
 def test_several_targets_from_one_input(nodes: ModuleType, coloriser: Any, scorer: Any) -> None:
