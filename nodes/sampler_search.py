@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -36,23 +37,27 @@ Sample = Callable[[Tensor, Route], Tensor]
 class Plan:
     """What a method decides once it sees the opened sampling.
 
-    sample: B rows of the variable -> latents B ..., by a route; called once per result. budget: around the B * count
-    rows. rule, start: where and how to move. objective: of pictures, B * count 3 H W. group_size: results that an
-    objective couples. levels: of the grid that a result has to lie on (255: 8 bit). candidates: more of them for the
-    selector, by name, from the last step. around: what is put around the problem (a prior of the variable).
+    budget: around the B * count rows of the variable. rule, start: where and how to move. sample: B rows of it ->
+    latents B ..., by a route; called once per result. objective: of pictures, B * count 3 H W. group_size: results that
+    an objective couples. levels: of the grid that a result has to lie on (255: 8 bit). candidates: more of them for the
+    selector, by name, from the last step. around: what is put around the problem (a prior of the variable). problem:
+    in place of sample and objective, with all that is around them (copies still says how many looks an evaluation is).
+    seeds: the selector's.
     """
 
-    sample: Sample
     budget: Budget
     rule: Rule
     start: Tensor
-    objective: Objective
+    sample: Sample | None = None
+    objective: Objective | None = None
     augment: Augmentation | None = None
     copies: int = 1
     group_size: int = 1
     levels: int | None = None
     candidates: Callable[[], dict[str, Tensor]] = field(default=dict)
     around: Callable[[Problem], Problem] = field(default=lambda problem: problem)
+    problem: Callable[[Route], Problem] | None = None
+    seeds: Sequence[int] = (0,)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ def run(
     plan: Callable[[Sampling, Tensor], Plan],
     *,
     judges: Sequence[Held] = (),
+    clip: Any = None,
     noise: bool = False,
 ) -> Found:
     """Searches.
@@ -100,7 +106,7 @@ def run(
     Args:
         plan: the opened sampling, and the pictures it gives unperturbed (B 3 H W) -> what to do there. Called once,
             where judges may be asked and gradients work.
-        judges: what the objective computes with.
+        judges: what the objective computes with. clip: a CLIP that the variable goes through.
         noise: whether the variable is the initial noise: `auto` may mean another route there.
     """
     notes: list[str] = []
@@ -113,16 +119,17 @@ def run(
 
     # around everything: a request while the model loads or is looked at counts too
     with stoppable() as should_stop:
-        return graph.inside(body, judges=judges, notes=notes, gradient=not settings.random)
+        return graph.inside(body, judges=judges, clip=clip, notes=notes, gradient=not settings.random)
 
 
 @torch.no_grad()
 def plain_pictures(sampling: Sampling) -> Tensor:
     """The unperturbed result, B 3 H W."""
-    return _decoded(sampling, sampling.sample())
+    return decoded(sampling, sampling.sample())
 
 
-def _decoded(sampling: Sampling, latents: Tensor) -> Tensor:
+def decoded(sampling: Sampling, latents: Tensor) -> Tensor:
+    """Pictures B 3 H W, one a latent, differentiable. Raises ProvokeError for videos."""
     assert sampling.decode is not None
     pictures = sampling.decode(latents)
     if len(pictures) != len(latents):
@@ -143,8 +150,13 @@ def _searched(
     should_stop: Callable[[], bool],
 ) -> Found:
     def problem(route: Route) -> Problem:
-        generator = SampledImages(sampling, lambda rows: _decoded(sampling, plan.sample(rows, route)), route=route)
-        return plan.around(ImageProblem(generator, plan.objective, augment=plan.augment, copies=plan.copies))
+        if plan.problem is not None:
+            return plan.problem(route)
+        sample, objective = plan.sample, plan.objective
+        assert sample is not None
+        assert objective is not None
+        generator = SampledImages(sampling, lambda rows: decoded(sampling, sample(rows, route)), route=route)
+        return plan.around(ImageProblem(generator, objective, augment=plan.augment, copies=plan.copies))
 
     losses: list[float] = []
 
@@ -171,9 +183,9 @@ def _searched(
     candidates = {"best": step["best"], "last": step["variable"], **plan.candidates()}
     # by the sampler's own pictures, whatever stood in for them on the way
     selection = select(
-        problem(EXACT), plan.budget, candidates, group_size=plan.group_size, levels=plan.levels
-    )  # fmt: skip
-    looks = (step["i"] + 1 + len(candidates)) * plan.copies
+        problem(EXACT), plan.budget, candidates, seeds=plan.seeds, group_size=plan.group_size, levels=plan.levels
+    )
+    looks = (step["i"] + 1 + len(candidates) * len(plan.seeds)) * plan.copies
     return Found(
         selection, step, losses, step["cost"] + selection.cost, sampling.evaluations(), looks, list(notes)
     )  # fmt: skip

@@ -95,14 +95,16 @@ class Graph(ABC):
         body: Callable[[Sampling], T],
         *,
         judges: Sequence[Held] = (),
+        clip: Any = None,
         notes: list[str] | None = None,
         gradient: bool = True,
     ) -> T:
-        """`inside.inside` with the VAE, and judges loaded in the same request (their gradients: `judges.passed`)."""
+        """`inside.inside` with the VAE, and judges (their gradients: `judges.passed`) and a CLIP loaded in the same
+        request."""
         patchers = [patcher for held in judges for patcher in held.patchers]
         return inside(
             self.guider, self.noise, self.sampler, self.sigmas, self.latent, body,
-            vae=self.vae, also=patchers, notes=notes, gradient=gradient,
+            vae=self.vae, clip=clip, also=patchers, notes=notes, gradient=gradient,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------------- with other inputs
