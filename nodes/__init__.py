@@ -11,6 +11,7 @@ from .clip_targeted_attack_sampler import ClipTargetedAttackSampler, ClipTargete
 from .conditioning_files import LoadConditioning, SaveConditioning
 from .demo_photo import DemoPhoto
 from .demo_scene import DemoScene
+from .failure_report import FailureReport
 from .latent_search import LatentSearch, LatentSearchCustom
 from .load_demo_models import LoadDemoModels
 from .load_judges import LoadClassifier, LoadScorer, ScorerFromClip, ZeroShotClassifier
@@ -57,6 +58,7 @@ class Provoke(ComfyExtension):
             ZeroShotClassifier,
             ScoreImages,
             PickBest,
+            FailureReport,
             LoadDemoModels,
             DemoPhoto,
             DemoScene,
