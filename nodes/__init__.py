@@ -5,12 +5,14 @@ from __future__ import annotations
 from ..host.api import ComfyExtension, io
 from ..host.folders import register_model_folders
 from ..host.stop import register_stop_route
+from .adversarial_token import AdversarialToken
 from .best_of_seeds import BestOfSeeds
 from .clip_targeted_attack import ClipTargetedAttack
 from .clip_targeted_attack_sampler import ClipTargetedAttackSampler, ClipTargetedAttackSamplerCustom
 from .conditioning_files import LoadConditioning, SaveConditioning
 from .demo_photo import DemoPhoto
 from .demo_scene import DemoScene
+from .embedding_files import SaveEmbedding
 from .failure_report import FailureReport
 from .latent_search import LatentSearch, LatentSearchCustom
 from .load_demo_models import LoadDemoModels
@@ -41,6 +43,8 @@ class Provoke(ComfyExtension):
             ClipTargetedAttackSamplerCustom,
             LatentSearch,
             LatentSearchCustom,
+            AdversarialToken,
+            SaveEmbedding,
             BestOfSeeds,
             NoiseFromLatent,
             LatentFromNoise,
