@@ -1,0 +1,59 @@
+"""README.md, from results.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..rates import percent
+
+HEAD = """# A universal token on the demo world
+
+`python dev.py run benchmarks/world_token/run.py` (the dates are the parts').
+
+The few-step model, 4 steps of euler at cfg 1. One vector at the end of a prompt of one object ("a red circle") is to
+bring a second object in; it is learned on 12 objects, and the verdict is on prompts of the other 11, with and without a
+ground, and on other seeds. The search follows the first CLIP. The token is saved, and said as `embedding:name` by a
+plain CLIP Text Encode. *Target*: the checker, which has learned nothing, reads a clean scene with the target in it,
+on the 8-bit picture and again one pixel aside; *own*: with the prompt's own object. *Second CLIP*: the target is there,
+and a CLIP that nothing followed finds the prompt with it likelier than without. Percent of the pairs of prompt and
+seed; Wilson 95 % intervals with a prompt as the unit.
+"""
+COLUMNS = ("target", "own", "both", "clean", "target, and the second CLIP")
+
+
+def page(results: dict[str, Any]) -> str:
+    """README.md."""
+    parts = {"main": _main, "curve": _curve}
+    missing = [name for name in parts if name not in results]
+    shown = ["\n".join([*parts[name](results[name]), ""]) for name in parts if name in results]
+    return "\n".join([HEAD, *shown, *(["## Not run yet", "", ", ".join(missing) + ".", ""] if missing else [])])
+
+
+def _table(first: str, rows: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        f"| {first} | prompts | {' | '.join(COLUMNS)} |",
+        "|---" * (2 + len(COLUMNS)) + "|",
+        *(
+            f"| {name} | {row['target']['prompts']} | {' | '.join(percent(row[column]) for column in COLUMNS)} |"
+            for name, row in rows.items()
+        ),
+    ]
+
+
+def _main(found: dict[str, Any]) -> list[str]:
+    lines = [f"## Tokens ({found['date']})", ""]
+    for target, one in found["found"].items():
+        lines += [f"A {target}:", "", *_table("appended", one["ways"]), "", "```", one["report"], "```", ""]
+    return lines
+
+
+def _curve(found: dict[str, Any]) -> list[str]:
+    rows = {f"{name}; length {row['length']:.2f}": row for name, row in found["found"].items()}
+    return [
+        f"## How far it may go ({found['date']})",
+        "",
+        "The first target. epsilon in standard deviations of the vocabulary, around the target's shape as the initial",
+        "word; the length is that of the vector found, in the encoder's own units (words: 0.25).",
+        "",
+        *_table("epsilon", rows),
+    ]
