@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.batches import joined, side_by_side
 from ..core.errors import ProvokeError
 from ..host.api import io, schema
 from ..host.noise import found_for, noise_for
@@ -18,7 +19,6 @@ from ..host.sampling.inside import empty_fixed
 from ..host.stop import stoppable
 from . import sampler_sockets
 from .objective import ObjectiveSocket, Parts, scored_one_by_one
-from .sampler_search import side_by_side
 
 BEST = {"highest": 1.0, "lowest": -1.0}
 
@@ -80,7 +80,7 @@ class BestOfSeeds(io.ComfyNode):
         noises = [_gathered_noise(graph, tried.seeds, row) for row in order]
         chosen = [tried.seeds[place] for place in order.T.flatten().tolist()]
         kept = scores.gather(0, order).T.flatten().tolist()
-        noise = found_for(graph.latent, torch.stack(noises, 1).flatten(0, 1), chosen[0])
+        noise = found_for(graph.latent, joined(noises), chosen[0])
         return io.NodeOutput(image_major(latents), noise, chosen, kept, _report(objective, scores, chosen, kept))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core import steps as rules
 from ..core.augment import Augmentation
+from ..core.batches import repeated, side_by_side
 from ..core.budgets import Budget
 from ..core.errors import ProvokeError
 from ..core.problem import ImageProblem, Problem
@@ -68,7 +69,7 @@ def run(
         found = attack.finish(step)
         attacked, noisy = (_as_image(x, settings.image) for x in (found.variable, attack.noise()))
         measured = Measured(
-            default=_repeat(model.plain(image) if notes else unperturbed, settings.count),
+            default=repeated(model.plain(image) if notes else unperturbed, settings.count),
             results=model.plain(attacked),
             by_noise=model.plain(noisy),
             region=attack.region,
@@ -78,7 +79,7 @@ def run(
         report = describe(settings, model.name, [*notes, *model.notes], attack.budget, step, found, measured)
     # the host's loss graph divides by the range of what it gets
     loss = {"loss": losses} if len(set(losses)) > 1 else ExecutionBlocker(None)
-    difference = _amplified(attacked - _repeat(image, settings.count))
+    difference = _amplified(attacked - repeated(image, settings.count))
     return io.NodeOutput(measured.results, unperturbed, attacked, difference, loss, report)
 
 
@@ -111,9 +112,9 @@ class _Attack:
         hole, allowed = _mask(s.mask, image, "mask"), _mask(s.perturb_mask, image, "perturb_mask")
         if hole is not None:
             allowed = 1 - hole if allowed is None else allowed * (1 - hole)
-        default = _repeat(model(image), s.count)
-        region = None if hole is None else F.interpolate(_repeat(hole, s.count), default.shape[-2:])
-        budget = s.budget(_repeat(image, s.count), None if allowed is None else _repeat(allowed, s.count))
+        default = repeated(model(image), s.count)
+        region = None if hole is None else F.interpolate(repeated(hole, s.count), default.shape[-2:])
+        budget = s.budget(repeated(image, s.count), None if allowed is None else repeated(allowed, s.count))
         rngs = sample_generators(s.seed, len(image), s.count)
         rule = rules.RandomDraws(rngs) if s.method == "random" else s.rule(budget)
         problem: Problem = ImageProblem(
@@ -147,7 +148,7 @@ class _Attack:
                 yield step
 
         def shown(step: Step) -> Tensor:
-            return _side_by_side(step["best_image"][: min(s.count, 4)])
+            return side_by_side(step["best_image"][: min(s.count, 4)])
 
         with stoppable() as should_stop:
             return drive(watched(should_stop), s.moves + 1, shown), losses
@@ -182,11 +183,6 @@ def _mask(mask: Tensor | None, image: Tensor, name: str) -> Tensor | None:
     return selected.to(image)[:, None].expand(len(image), -1, -1, -1)
 
 
-def _repeat(batch: Tensor, count: int) -> Tensor:
-    """Image-major: `count` copies of image 0, then of image 1."""
-    return batch.repeat_interleave(count, 0)
-
-
 def _on_the_grid(image: Tensor) -> Tensor:
     """What an 8-bit file can hold of a picture."""
     return (image.clamp(0, 1) * LEVELS).round() / LEVELS
@@ -203,16 +199,11 @@ def _untouched(s: AttackSettings, unperturbed: Tensor, model: ImageModel, still:
     """Zero effect is zero: the host's own output, bit for bit."""
     why = still or ("epsilon is 0" if s.epsilon == 0 else "steps is 0")
     report = f"model      {model.name}\nsearch     none: {why}, so these are the model's own results"
-    image = _repeat(s.image, s.count)
+    image = repeated(s.image, s.count)
     grey = torch.full_like(image, 0.5)
-    return io.NodeOutput(_repeat(unperturbed, s.count), unperturbed, image, grey, ExecutionBlocker(None), report)
+    return io.NodeOutput(repeated(unperturbed, s.count), unperturbed, image, grey, ExecutionBlocker(None), report)
 
 
 def _amplified(change: Tensor) -> Tensor:
     """A change of a picture around mid grey, scaled so that its largest entry just reaches black or white."""
     return 0.5 + change * (0.5 / change.abs().amax().clamp_min(1e-6))
-
-
-def _side_by_side(images: Tensor) -> Tensor:
-    """B C H W -> 1 H (B W) C."""
-    return torch.cat(list(images), dim=-1)[None].movedim(1, -1)

@@ -14,6 +14,7 @@ import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
+from ..core.batches import joined, repeated, runs
 from ..core.budgets import Budget
 from ..core.search import sample_generators
 from ..core.steps import RandomDraws
@@ -173,7 +174,7 @@ def make_plan(sampling: Sampling, default: Tensor, settings: LatentSettings, sea
     """The search of noises: `count` for each latent of the batch, each around a seed of its own."""
     count = settings.count
     seeds = [sampling.noise, *(sampling.noise_of((sampling.seed + k) % 2**64) for k in range(1, count))]
-    center = torch.stack(seeds, 1).flatten(0, 1)  # image-major
+    center = joined(seeds)
     budget = settings.around(center)
     rngs = sample_generators(search.search_seed, len(sampling.noise), count)
     # without a judge the usual picture itself is where the likeness peaks, and a distance's gradient is zero there
@@ -183,7 +184,7 @@ def make_plan(sampling: Sampling, default: Tensor, settings: LatentSettings, sea
         budget=budget,
         rule=RandomDraws(rngs) if search.random else settings.rule,
         start=budget.random(rngs) if search.random else center if judged else budget.start(rngs, 0.1),
-        objective=settings.climbed.build(Situation(default.repeat_interleave(count, 0))),
+        objective=settings.climbed.build(Situation(repeated(default, count))),
         augment=views() if judged and settings.copies else None,  # they are for a judge's blind spots
         copies=max(1, settings.copies) if judged else 1,
         around=settings.judged,
@@ -199,8 +200,8 @@ def _best(score: Tensor, settings: LatentSettings) -> Tensor:
 def _rendered(graph: Graph, noise: Tensor, keep: int) -> Rendered:
     """What the host's own sampler gives for noises (B * keep, image-major), one run of the graph's batch after another,
     as in the search."""
-    runs = [graph.with_noise(_noise(graph, noise[k::keep])).rendered() for k in range(keep)]
-    return Rendered(image_major([run.output for run in runs]), image_major([run.denoised for run in runs]))
+    found = [graph.with_noise(_noise(graph, rows)).rendered() for rows in runs(noise, keep)]
+    return Rendered(image_major([one.output for one in found]), image_major([one.denoised for one in found]))
 
 
 def _noise(graph: Graph, noise: Tensor) -> FoundNoise:

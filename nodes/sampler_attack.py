@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core import steps as rules
 from ..core.augment import Augmentation
+from ..core.batches import repeated, runs
 from ..core.budgets import Budget
 from ..core.errors import ProvokeError
 from ..core.search import sample_generators
@@ -214,9 +215,9 @@ class _Opened:
         s, a = self.search, self.attack
         variable = VARIABLES[a.perturb](sampling)
         region = sampled_region(sampling, default)
-        default, center = _repeat(default, a.count), _repeat(variable.center, a.count)
-        mask = None if variable.mask is None else _repeat(variable.mask, a.count)
-        region = None if region is None else _repeat(region, a.count)
+        default, center = repeated(default, a.count), repeated(variable.center, a.count)
+        mask = None if variable.mask is None else repeated(variable.mask, a.count)
+        region = None if region is None else repeated(region, a.count)
         budget = budget_kind(a.norm, a.truncation)(center, a.radius, box=variable.box, mask=mask)
         rngs = sample_generators(s.search_seed, sampling.batch, a.count)
         noise = budget.random(sample_generators(s.search_seed + 1, sampling.batch, a.count))
@@ -273,11 +274,11 @@ def run(
     opened = _Opened(search, attack, make, attack.count if coupled else 1, augment, copies, smoothing)
     found = sampler_search.run(graph, search, opened.plan, judges=judges)
     variable, budget, noise, region = opened.made[0]
-    runs = [variable.put(graph, rows) for rows in _runs(found.selection.variable, attack.count)]
-    results = [one.rendered() for one in runs]
-    by_noise = [variable.put(graph, rows).rendered().output for rows in _runs(noise, attack.count)]
+    moved = [variable.put(graph, rows) for rows in runs(found.selection.variable, attack.count)]
+    results = [one.rendered() for one in moved]
+    by_noise = [variable.put(graph, rows).rendered().output for rows in runs(noise, attack.count)]
     measured = Measured(
-        default=_repeat(graph.pictures(unperturbed.output), attack.count),
+        default=repeated(graph.pictures(unperturbed.output), attack.count),
         results=graph.pictures(image_major([one.output for one in results])),
         by_noise=graph.pictures(image_major(by_noise)),
         region=region,
@@ -288,12 +289,12 @@ def run(
         report = describe(graph, search, attack, variable, budget, found, measured)
     changed: dict[str, Any] = {}
     if isinstance(variable, ConditioningVariable):
-        rows = [variable.exported(part) for part in _runs(found.selection.variable, attack.count)]
+        rows = [variable.exported(part) for part in runs(found.selection.variable, attack.count)]
         changed["positive"] = [one for image in zip(*rows, strict=True) for one in image]
     elif isinstance(variable, HintVariable):
         changed["control_image"] = found.selection.variable.movedim(1, -1).cpu()
     else:
-        changed["latent"] = image_major([one.latent for one in runs])
+        changed["latent"] = image_major([one.latent for one in moved])
     return _output(form, graph, results, unperturbed, found.loss_map, report, **changed)
 
 
@@ -350,13 +351,3 @@ def _output(
         loss,
         report,
     )
-
-
-def _repeat(batch: Tensor, count: int) -> Tensor:
-    """Image-major: `count` copies of row 0, then of row 1."""
-    return batch.repeat_interleave(count, 0)
-
-
-def _runs(rows: Tensor, count: int) -> list[Tensor]:
-    """B * count rows -> `count` runs of B."""
-    return [rows[at::count] for at in range(count)]

@@ -14,6 +14,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..core.augment import Augmentation
+from ..core.batches import side_by_side
 from ..core.budgets import Budget
 from ..core.errors import ProvokeError
 from ..core.objectives import Objective
@@ -189,8 +190,3 @@ def _searched(
     return Found(
         selection, step, losses, step["cost"] + selection.cost, sampling.evaluations(), looks, list(notes)
     )  # fmt: skip
-
-
-def side_by_side(images: Tensor) -> Tensor:
-    """B C H W -> 1 H (B W) C."""
-    return torch.cat(list(images), dim=-1)[None].movedim(1, -1)

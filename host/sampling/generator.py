@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...core.batches import joined, runs
 from ...core.errors import ProvokeError
 from ..gradients import normal
 from ..inplace import is_overwritten
@@ -56,20 +57,21 @@ class SampledImages:
         return cost(self._route, self._steps, COST[self._ladder.rung])[1]
 
     def __call__(self, variable: Tensor) -> Tensor:
-        """The result without a graph; a batch in image-major order: variable row s belongs to image s // samples."""
+        """The result without a graph; a batch in image-major order: variable row s belongs to image s // samples (a
+        video's rows are its frames)."""
         with torch.no_grad():
-            return _joined([self._function(part) for part in self._parts(normal(variable))])
+            return joined([self._function(part) for part in self._parts(normal(variable))])
 
     def vjp(self, variable: Tensor) -> tuple[Tensor, Pullback]:
         """The result without a graph; and a function, callable once, d score / d result -> d score / d variable."""
         x = normal(variable)
         graph = self._graph(x)
-        result = _joined([out.detach() for _, out in graph])
+        result = joined([out.detach() for _, out in graph])
 
         def pullback(cotangent: Tensor) -> Tensor:
             kept = list(graph)
             graph.clear()
-            parts = _separated(normal(cotangent), len(kept))
+            parts = runs(normal(cotangent), len(kept))
             gradient = self._pulled(kept, parts)
             while gradient is None:  # less is kept now; the ladder's end is an error
                 gradient = self._pulled(self._graph(x), parts)
@@ -100,7 +102,7 @@ class SampledImages:
                 leaf, out = graph.pop(0)
                 (gradient,) = torch.autograd.grad(out, leaf, cotangent, allow_unused=True)
                 gradients.append(torch.zeros_like(leaf) if gradient is None else gradient)
-            return _joined(gradients)
+            return joined(gradients)
         except Exception as error:
             if self._ladder.rung is KEPT and is_overwritten(error):
                 why = "a kept activation was overwritten by a later evaluation"
@@ -121,14 +123,4 @@ class SampledImages:
                 "the same number of samples for every image of the graph's batch",
                 "make the batch a multiple of it",
             )
-        samples = len(x) // self._rows
-        return [x[j::samples] for j in range(samples)]
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Runs' results in image-major order: row i of run 0, of run 1, ... (a video's rows are its frames)."""
-    return parts[0] if len(parts) == 1 else torch.stack(parts, 1).flatten(0, 1)
-
-
-def _separated(whole: Tensor, count: int) -> list[Tensor]:
-    return [whole[j::count] for j in range(count)]
+        return runs(x, len(x) // self._rows)

@@ -14,6 +14,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...core.batches import joined
 from ...core.errors import ProvokeError
 from ..judges import Held
 from .evaluations import KEPT_BY_CONTROLS, controls
@@ -233,7 +234,7 @@ def image_major(runs: Sequence[Latent]) -> Latent:
     if len(runs) == 1:
         return runs[0]
     first, count, size = runs[0], len(runs), len(runs[0]["samples"])
-    out = {**first, "samples": torch.stack([run["samples"] for run in runs], 1).flatten(0, 1)}
+    out = {**first, "samples": joined([run["samples"] for run in runs])}
     mask = first.get("noise_mask")
     if isinstance(mask, Tensor) and len(mask) > 1:
         # a mask of fewer than B is repeated by the host, one after the other
