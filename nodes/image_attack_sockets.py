@@ -7,7 +7,8 @@ these. A new one is appended to every node after its own (the schema snapshot te
 from __future__ import annotations
 
 from ..host.api import io
-from .attack_settings import METHODS, NORMS, SCHEDULES, STEP_RULES, TRUNCATIONS
+from .attack_settings import METHODS
+from .attack_sockets import ball_inputs, time_limit_input
 
 
 def inputs() -> list[io.Input]:
@@ -56,50 +57,10 @@ def inputs() -> list[io.Input]:
             tooltip="gradient searches. random keeps the best of steps + 1 random changes: works on any model, also "
             "one without a gradient, and is the baseline that the gradient has to beat.",
         ),
-        io.Combo.Input(
-            "norm",
-            options=list(NORMS),
-            advanced=True,
-            tooltip="What epsilon bounds: the largest change, the RMS, or the mean.",
-        ),
-        io.Combo.Input(
-            "truncation",
-            options=TRUNCATIONS,
-            advanced=True,
-            tooltip="For L-inf. truncate keeps the change like Gaussian noise cut at epsilon: least visible. clip "
-            "lets every pixel go to epsilon (classic PGD): a little stronger, three times the visible noise.",
-        ),
-        io.Combo.Input(
-            "step_rule",
-            options=STEP_RULES,
-            advanced=True,
-            tooltip="How the input moves along the gradient. APGD sets its own step size; FGSM makes a single step.",
-        ),
-        io.Float.Input(
-            "step_size",
-            default=0.1,
-            min=0.001,
-            max=2.0,
-            step=0.01,
-            advanced=True,
-            tooltip="Size of one step of PGD, MI-FGSM and Adam, as a fraction of the budget's radius: of epsilon, or "
-            "of 0.4 epsilon when truncating.",
-        ),
-        io.Combo.Input(
-            "schedule",
-            options=list(SCHEDULES),
-            advanced=True,
-            tooltip="Whether the steps of PGD, MI-FGSM and Adam stay the same size or shrink to a twentieth (cosine).",
-        ),
-        io.Float.Input(
-            "start_noise",
-            default=0.5,
-            min=0.01,
-            max=2.0,
-            step=0.05,
-            advanced=True,
-            tooltip="Standard deviation of the noise that a search starts from, as a fraction of the budget's radius "
-            "(see step_size). Never 0: at the default result itself there is no direction away from it.",
+        *ball_inputs(
+            moved="input",
+            truncation="truncate keeps the change like Gaussian noise cut at epsilon: least visible. clip lets every "
+            "pixel go to epsilon (classic PGD): a little stronger, three times the visible noise.",
         ),
         io.Float.Input(
             "stop_at_score",
@@ -112,15 +73,7 @@ def inputs() -> list[io.Input]:
             "contrast plus diversity, each times its weight (of an objective or a similarity: 255 times it; away from "
             "an objective: minus that). 0 uses all steps.",
         ),
-        io.Float.Input(
-            "time_limit",
-            default=0.0,
-            min=0.0,
-            max=86_400.0,
-            step=1.0,
-            advanced=True,
-            tooltip="Stop after this many seconds and keep the best so far. 0 sets no limit.",
-        ),
+        time_limit_input(),
         io.Mask.Input(
             "mask",
             optional=True,

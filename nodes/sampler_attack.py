@@ -25,7 +25,8 @@ from ..host.sampling.graph import Graph, Latent, Rendered, image_major
 from ..host.sampling.handle import Sampling
 from ..host.sampling.variables import VARIABLES, ConditioningVariable, HintVariable, Variable, sampled_region
 from . import sampler_search
-from .attack_settings import LEVELS, NORMS, SCHEDULES, STEP_RULES, TRUNCATIONS, budget_kind, rule_of
+from .attack_settings import LEVELS, budget_kind, rule_of
+from .attack_sockets import ball_inputs
 from .measured import Measured, Verdict, spent
 from .objective import Make, Situation
 from .sampler_search import Found, Plan
@@ -106,50 +107,10 @@ def inputs(form: str) -> list[io.Input]:
         ),
         io.Int.Input("count", default=4, min=1, max=64, tooltip="How many different results per latent."),
         *search_inputs(),
-        io.Combo.Input(
-            "norm",
-            options=list(NORMS),
-            advanced=True,
-            tooltip="What epsilon bounds: the largest change, the root mean square, or the mean.",
-        ),
-        io.Combo.Input(
-            "truncation",
-            options=TRUNCATIONS,
-            advanced=True,
-            tooltip="For L-inf. truncate keeps the change like Gaussian noise cut at epsilon; clip lets every number "
-            "go to epsilon (classic PGD): 2.5 times the norm.",
-        ),
-        io.Combo.Input(
-            "step_rule",
-            options=STEP_RULES,
-            advanced=True,
-            tooltip="How the thing moves along the gradient. APGD sets its own step size; FGSM makes a single step.",
-        ),
-        io.Float.Input(
-            "step_size",
-            default=0.1,
-            min=0.001,
-            max=2.0,
-            step=0.01,
-            advanced=True,
-            tooltip="Size of one step of PGD, MI-FGSM and Adam, as a fraction of the budget's radius: of epsilon, or "
-            "of 0.4 epsilon when truncating.",
-        ),
-        io.Combo.Input(
-            "schedule",
-            options=list(SCHEDULES),
-            advanced=True,
-            tooltip="Whether the steps of PGD, MI-FGSM and Adam stay the same size or shrink to a twentieth (cosine).",
-        ),
-        io.Float.Input(
-            "start_noise",
-            default=0.5,
-            min=0.01,
-            max=2.0,
-            step=0.05,
-            advanced=True,
-            tooltip="Standard deviation of the noise that a search starts from, as a fraction of the budget's radius "
-            "(see step_size). Never 0: at the default result itself there is no direction away from it.",
+        *ball_inputs(
+            moved="thing",
+            truncation="truncate keeps the change like Gaussian noise cut at epsilon; clip lets every number go to "
+            "epsilon (classic PGD): 2.5 times the norm.",
         ),
     ]
 

@@ -16,6 +16,7 @@ from ..host.api import io
 from ..host.sampling import graph, routes
 from ..host.sampling.graph import Graph
 from .attack_settings import METHODS
+from .attack_sockets import time_limit_input
 
 KSAMPLER = (
     "model", "noise_seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image",
@@ -184,13 +185,5 @@ def search_inputs(*, steps: int = 20) -> list[io.Input]:
             "is minus the loss curve. Where it breaks or goes away that is minus the objective: -0.5 stops at an "
             "objective of 0.5. 0 uses all steps.",
         ),
-        io.Float.Input(
-            "time_limit",
-            default=0.0,
-            min=0.0,
-            max=86_400.0,
-            step=1.0,
-            advanced=True,
-            tooltip="Stop after this many seconds and keep the best so far. 0 sets no limit.",
-        ),
+        time_limit_input(),
     ]
