@@ -148,7 +148,7 @@ def searched(inputs: dict[str, Any]) -> LatentFound:
         start.append(made.budget)
         return made
 
-    found = sampler_search.run(graph, search, plan, judges=settings.wanted.held, noise=True)
+    found = sampler_search.run(graph, search, plan, judges=settings.wanted.held)
     best = _best(found.selection.score, settings)
     noise = found.selection.variable[best]
     rendered = _rendered(graph, noise, settings.keep)

@@ -100,7 +100,6 @@ def run(
     *,
     judges: Sequence[Held] = (),
     clip: Any = None,
-    noise: bool = False,
 ) -> Found:
     """Searches.
 
@@ -108,10 +107,9 @@ def run(
         plan: the opened sampling, and the pictures it gives unperturbed (B 3 H W) -> what to do there. Called once,
             where judges may be asked and gradients work.
         judges: what the objective computes with. clip: a CLIP that the variable goes through.
-        noise: whether the variable is the initial noise: `auto` may mean another route there.
     """
     notes: list[str] = []
-    route = settings.route_for(graph, noise=noise)
+    route = settings.route_for(graph)
 
     def body(sampling: Sampling) -> Found:
         with passed(*judges):

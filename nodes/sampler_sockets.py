@@ -120,14 +120,13 @@ class SearchSettings:
     def random(self) -> bool:
         return self.method == "random"
 
-    def route_for(self, of: Graph, *, noise: bool = False) -> routes.Route:
-        """The gradient route. noise: whether the initial noise is searched. Raises ProvokeError for a schedule without
-        a step."""
+    def route_for(self, of: Graph) -> routes.Route:
+        """The gradient route. Raises ProvokeError for a schedule without a step."""
         if of.steps < 1:
             raise ProvokeError(
                 "The schedule has no step, so there is nothing to search", "at least one step", "raise steps or denoise"
             )
-        return routes.chosen(self.route, self.route_steps, steps=of.steps, noise=noise)
+        return routes.chosen(self.route, self.route_steps, steps=of.steps)
 
 
 def search_inputs(*, steps: int = 20) -> list[io.Input]:

@@ -70,7 +70,7 @@ CHOICES = ("auto", "exact", "residual", "last steps", "one-step")
 """What a `route` widget offers."""
 
 
-def chosen(choice: str, number: int, *, steps: int, noise: bool = False) -> Route:
+def chosen(choice: str, number: int, *, steps: int) -> Route:
     """The route that a widget names.
 
     Args:
@@ -78,7 +78,6 @@ def chosen(choice: str, number: int, *, steps: int, noise: bool = False) -> Rout
         number: the last steps that the gradient goes through (residual, last steps); which step (from 1) the picture is
             predicted at (one-step).
         steps: of the schedule; the number is cut to it.
-        noise: whether the initial noise is searched.
     """
     match choice:
         case "residual":
@@ -87,15 +86,8 @@ def chosen(choice: str, number: int, *, steps: int, noise: bool = False) -> Rout
             return LastSteps(min(number, steps))
         case "one-step":
             return OneStep(min(number, steps) - 1)
-        case "exact":
+        case _:  # exact, and auto: the one place where that is decided
             return EXACT
-        case _:
-            return automatic(steps, noise=noise)
-
-
-def automatic(steps: int, *, noise: bool = False) -> Route:
-    """What `auto` means: the one place where it is decided."""
-    return EXACT
 
 
 def cost(route: Route, steps: int, differentiated: float) -> tuple[float, float]:
