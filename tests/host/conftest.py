@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from .sampler_graph import SamplerGraph
+
 
 @pytest.fixture
 def executor() -> Iterator[None]:
@@ -34,6 +36,61 @@ def host(comfy: ModuleType) -> SimpleNamespace:
         **{m.__name__.rpartition(".")[2]: m for m in (api, folders, gradients, image_models, inplace, kinds)},
         **{m.__name__.rpartition(".")[2]: m for m in (memory, probe, progress, tiles)},
     )
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy: ModuleType) -> ModuleType:
+    """The pack's nodes, with the demo's models in the host's folders."""
+    import provoke.nodes
+    from provoke.host.folders import register_model_folders
+
+    register_model_folders()
+    return provoke.nodes
+
+
+@pytest.fixture(scope="module")
+def tiny(comfy: ModuleType) -> ModuleType:
+    """Small genuine objects of the host."""
+    from provoke.tools import tiny
+
+    return tiny
+
+
+@pytest.fixture(scope="module")
+def scorer(nodes: ModuleType) -> Any:
+    """The demo's first CLIP."""
+    with torch.inference_mode():
+        return nodes.LoadScorer.execute("first").args[0]
+
+
+@pytest.fixture
+def graph(tiny: ModuleType) -> Callable[..., SamplerGraph]:
+    """Makes one of a family, with changes."""
+    return lambda family="sd15", **changes: SamplerGraph(tiny, family, **changes)
+
+
+@pytest.fixture
+def at_progress(comfy: ModuleType) -> Iterator[Callable[[int, Callable[[], None]], list[int]]]:
+    """Calls something once when the bar has come to a step (a fast one jumps); gives the steps that were heard."""
+    import comfy.model_management as mm
+    import comfy.utils
+
+    before = comfy.utils.PROGRESS_BAR_HOOK
+
+    def install(step: int, action: Callable[[], None]) -> list[int]:
+        heard: list[int] = []
+
+        def hook(value: int, total: int, preview: Any, node_id: Any = None) -> None:
+            heard.append(value)
+            if value >= step and all(earlier < step for earlier in heard[:-1]):
+                action()
+
+        comfy.utils.set_progress_bar_global_hook(hook)
+        return heard
+
+    yield install
+    comfy.utils.set_progress_bar_global_hook(before)
+    mm.interrupt_current_processing(False)
 
 
 def fill(module: nn.Module, gain: float = 1.5, seed: int = 0) -> nn.Module:

@@ -17,15 +17,6 @@ CLASS = "blue circle"
 
 
 @pytest.fixture(scope="module")
-def nodes(comfy: ModuleType) -> ModuleType:
-    import provoke.nodes
-    from provoke.host.folders import register_model_folders
-
-    register_model_folders()
-    return provoke.nodes
-
-
-@pytest.fixture(scope="module")
 def coloriser(nodes: ModuleType) -> Any:
     from comfy_extras.nodes_upscale_model import UpscaleModelLoader
 

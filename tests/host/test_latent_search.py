@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,95 +12,21 @@ from torch import Tensor
 from provoke.core.errors import ProvokeError
 from provoke.tools.inprocess import execute
 
-SEED = 5
+from .sampler_graph import SEED, SamplerGraph, outputs
+
 QUICK: dict[str, Any] = {"search_steps": 3, "epsilon": 0.5}
 BOTH = ("LatentSearch", "LatentSearchCustom")
 
 
 @pytest.fixture(scope="module")
-def nodes(comfy: ModuleType) -> ModuleType:
-    import provoke.nodes
-    from provoke.host.folders import register_model_folders
-
-    register_model_folders()
-    return provoke.nodes
-
-
-@pytest.fixture(scope="module")
-def tools(comfy: ModuleType) -> ModuleType:
-    from provoke.tools import tiny
-
-    return tiny
-
-
-class Graph:
-    """A small graph of genuine objects, and the host's own samplers on it."""
-
-    def __init__(self, tiny: ModuleType, family: str = "sd15", **changes: Any) -> None:
-        self.model, self.vae = tiny.model(family), changes.get("vae") or tiny.vae()
-        self.positive, self.negative = (tiny.conditioning(family, seed=seed) for seed in (1, 2))
-        self.latent = changes.get("latent") or tiny.empty_latent(family, batch=changes.get("batch", 1))
-        self.steps, self.cfg, self.denoise = 2, 2.0, changes.get("denoise", 1.0)
-        self.sampler = changes.get("sampler", "euler")
-
-    def inputs(self, node: str) -> dict[str, Any]:
-        if node.endswith("Custom"):
-            return {**self.sockets(), "vae": self.vae}
-        return {
-            "model": self.model, "noise_seed": SEED, "steps": self.steps, "cfg": self.cfg, "vae": self.vae,
-            "sampler_name": self.sampler, "scheduler": "normal", "denoise": self.denoise, "positive": self.positive,
-            "negative": self.negative, "latent_image": self.latent,
-        }  # fmt: skip
-
-    def sockets(self) -> dict[str, Any]:
-        from comfy_extras import nodes_custom_sampler as host
-
-        with torch.inference_mode():
-            return {
-                "noise": host.RandomNoise.execute(SEED).args[0],
-                "guider": host.CFGGuider.execute(self.model, self.positive, self.negative, self.cfg).args[0],
-                "sampler": host.KSamplerSelect.execute(self.sampler).args[0],
-                "sigmas": host.BasicScheduler.execute(self.model, "normal", self.steps, self.denoise).args[0],
-                "latent_image": self.latent,
-            }
-
-    def with_noise(self, noise: Any, latent: Any = None) -> Tensor:
-        """What SamplerCustomAdvanced gives for a NOISE."""
-        from comfy_extras import nodes_custom_sampler as host
-
-        changed = {**self.sockets(), "noise": noise, **({} if latent is None else {"latent_image": latent})}
-        with torch.inference_mode():
-            return host.SamplerCustomAdvanced.execute(**changed).args[0]["samples"].clone()
-
-    def plain(self, seed: int = SEED) -> Tensor:
-        """What KSampler gives."""
-        import nodes
-
-        with torch.inference_mode():
-            out = nodes.common_ksampler(
-                self.model, seed, self.steps, self.cfg, self.sampler, "normal", self.positive, self.negative,
-                self.latent, denoise=self.denoise,
-            )  # fmt: skip
-        return out[0]["samples"].clone()
-
-
-@pytest.fixture
-def graph(tools: ModuleType) -> Callable[..., Graph]:
-    return lambda family="sd15", **changes: Graph(tools, family, **changes)
-
-
-@pytest.fixture(scope="module")
-def objective(nodes: ModuleType) -> Any:
+def objective(nodes: ModuleType, scorer: Any) -> Any:
     with torch.inference_mode():
-        scorer = nodes.LoadScorer.execute("first").args[0]
         return nodes.ClipObjective.execute(scorer, "a red circle").args[0]
 
 
-def run(nodes: ModuleType, one: Graph, node: str = BOTH[0], **choices: Any) -> SimpleNamespace:
-    """The node's outputs by name, as the executor calls it."""
-    kind = getattr(nodes, node)
-    outputs = execute(kind, **one.inputs(node), **{**QUICK, **choices})
-    return SimpleNamespace(**dict(zip([put.id for put in kind.define_schema().outputs], outputs, strict=True)))
+def run(nodes: ModuleType, one: SamplerGraph, node: str = BOTH[0], **choices: Any) -> SimpleNamespace:
+    """The node's outputs by name."""
+    return outputs(nodes, one, node, **{**QUICK, **choices})
 
 
 # ---------------------------------------------------------------------------------------------- what comes out
@@ -220,7 +145,7 @@ def test_an_objective_may_have_one_for_each_latent(nodes, graph, what: str) -> N
     own = {"picture": torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1)), "region": masks}[what]
     wanted = nodes.DistanceObjective.execute("mean absolute (L1)", **{what: own}).args[0]
     found = run(nodes, one, objective=wanted, direction="satisfy", count=2, keep=2, search_steps=1)
-    output, _, _, scores, _ = execute(nodes.BestOfSeeds, **one.inputs(BOTH[0]), objective=wanted, seeds=2, keep=2)
+    output, _, _, scores, _ = execute(nodes.BestOfSeeds, **one.inputs("KSampler"), objective=wanted, seeds=2, keep=2)
     usual = one.vae.decode(one.plain())
     for latent, figures in ((found.output, found.scores), (output, scores)):
         assert len(figures) == 4
@@ -261,10 +186,10 @@ def test_the_report_says_which_picture_is_the_usual_one(nodes, graph, objective,
     assert words in run(nodes, graph(), objective=objective, count=count, search_steps=1).report
 
 
-def test_a_masked_picture_is_searched_too(nodes, graph, tools, objective) -> None:
+def test_a_masked_picture_is_searched_too(nodes, graph, tiny, objective) -> None:
     mask = torch.zeros(1, 64, 64)
     mask[:, 16:48, 8:40] = 1
-    one = graph(latent=tools.picture_latent("sd15", batch=1, mask=mask), denoise=0.8)
+    one = graph(latent=tiny.picture_latent("sd15", batch=1, mask=mask), denoise=0.8)
     out = run(nodes, one, objective=objective)
     assert torch.equal(out.output["samples"], one.with_noise(out.noise))
 
@@ -342,7 +267,7 @@ def test_the_gradient_by_finite_differences(nodes, graph, family: str) -> None:
 
     chosen = {widget.id: getattr(widget, "default", None) for widget in nodes.LatentSearch.define_schema().inputs}
     first = {w.id: w.options[0] for w in nodes.LatentSearch.define_schema().inputs if hasattr(w, "options")}
-    one, rest = sampler_sockets.graph_of({**chosen, **first, **graph(family).inputs(BOTH[0])})
+    one, rest = sampler_sockets.graph_of({**chosen, **first, **graph(family).inputs("KSampler")})
     search, rest = SearchSettings.taken(rest)
     settings = LatentSettings.taken(rest)
     errors: list[float] = []
@@ -378,30 +303,6 @@ def test_the_gradient_by_finite_differences(nodes, graph, family: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- while it runs
-
-
-@pytest.fixture
-def at_progress(comfy: ModuleType) -> Iterator[Callable[[int, Callable[[], None]], list[int]]]:
-    """Calls something once when the bar has come to a step (a fast one jumps); gives the steps that were heard."""
-    import comfy.model_management as mm
-    import comfy.utils
-
-    before = comfy.utils.PROGRESS_BAR_HOOK
-
-    def install(step: int, action: Callable[[], None]) -> list[int]:
-        heard: list[int] = []
-
-        def hook(value: int, total: int, preview: Any, node_id: Any = None) -> None:
-            heard.append(value)
-            if value >= step and all(earlier < step for earlier in heard[:-1]):
-                action()
-
-        comfy.utils.set_progress_bar_global_hook(hook)
-        return heard
-
-    yield install
-    comfy.utils.set_progress_bar_global_hook(before)
-    mm.interrupt_current_processing(False)
 
 
 def test_cancel_takes_effect_within_a_step_and_leaves_nothing(nodes, graph, objective, at_progress) -> None:
@@ -440,7 +341,7 @@ def test_best_of_seeds_can_be_stopped(nodes, graph, objective, at_progress) -> N
     from provoke.host import stop
 
     heard = at_progress(2, lambda: stop.stop(""))
-    *_, scores, report = execute(nodes.BestOfSeeds, **graph().inputs(BOTH[0]), objective=objective, seeds=50)
+    *_, scores, report = execute(nodes.BestOfSeeds, **graph().inputs("KSampler"), objective=objective, seeds=50)
     asked = next(value for value in heard if value >= 2)
     assert asked < 40  # so early that a run which goes on is noticed
     assert heard[-1] <= asked + 1
@@ -455,7 +356,7 @@ def test_best_of_seeds_can_be_stopped(nodes, graph, objective, at_progress) -> N
 def test_best_of_seeds_gives_what_ksampler_gives(nodes, graph, objective, best: str) -> None:
     one = graph(batch=2)
     output, noise, seeds, scores, report = execute(
-        nodes.BestOfSeeds, **one.inputs(BOTH[0]), objective=objective, seeds=4, keep=2, best=best
+        nodes.BestOfSeeds, **one.inputs("KSampler"), objective=objective, seeds=4, keep=2, best=best
     )
     assert output["samples"].shape[0] == len(seeds) == len(scores) == 4
     for row, seed in enumerate(seeds):
@@ -470,7 +371,7 @@ def test_best_of_seeds_gives_what_ksampler_gives(nodes, graph, objective, best: 
 
 def test_the_noise_of_the_best_seed_is_that_seed(nodes, graph, objective) -> None:
     one = graph(sampler="euler_ancestral")
-    output, noise, (seed,), *_ = execute(nodes.BestOfSeeds, **one.inputs(BOTH[0]), objective=objective, seeds=3)
+    output, noise, (seed,), *_ = execute(nodes.BestOfSeeds, **one.inputs("KSampler"), objective=objective, seeds=3)
     assert noise.seed == seed
     assert torch.equal(one.with_noise(noise), output["samples"])
     assert torch.equal(output["samples"], one.plain(seed))
@@ -504,8 +405,8 @@ def test_best_of_seeds_says_when_its_noise_is_not_enough(nodes) -> None:
 def test_best_of_seeds_refuses_videos_and_more_than_it_tries(nodes, graph) -> None:
     wanted = nodes.DistanceObjective.execute("mean absolute (L1)").args[0]
     with pytest.raises(ProvokeError, match="3 results are to be kept of 2 seeds"):
-        execute(nodes.BestOfSeeds, **graph().inputs(BOTH[0]), objective=wanted, seeds=2, keep=3)
-    inputs = {**graph().inputs(BOTH[0]), "vae": SimpleNamespace(decode=lambda _: torch.rand(1, 3, 64, 64, 3))}
+        execute(nodes.BestOfSeeds, **graph().inputs("KSampler"), objective=wanted, seeds=2, keep=3)
+    inputs = {**graph().inputs("KSampler"), "vae": SimpleNamespace(decode=lambda _: torch.rand(1, 3, 64, 64, 3))}
     with pytest.raises(ProvokeError, match="1 latents give 3 pictures: they are videos"):
         execute(nodes.BestOfSeeds, **inputs, objective=wanted, seeds=2)
 
@@ -527,7 +428,7 @@ def test_a_disabled_noise_is_refused(nodes, graph, objective) -> None:
     from comfy_extras.nodes_custom_sampler import DisableNoise
 
     one = graph()
-    inputs = {**one.inputs(BOTH[1]), "noise": DisableNoise.execute().args[0]}
+    inputs = {**one.inputs("Custom"), "noise": DisableNoise.execute().args[0]}
     with pytest.raises(ProvokeError, match="constant"):
         execute(nodes.LatentSearchCustom, **inputs, **QUICK, objective=objective)
 

@@ -11,15 +11,6 @@ import torch
 CASES = 3
 
 
-@pytest.fixture(scope="module")
-def nodes(comfy: ModuleType) -> ModuleType:
-    import provoke.nodes
-    from provoke.host.folders import register_model_folders
-
-    register_model_folders()
-    return provoke.nodes
-
-
 def test_a_search_goes_away_from_the_seeds_own_picture(nodes: ModuleType) -> None:
     """By the objective's own scores of the host's pictures, on the mean of three prompts: below the seed's own.
 

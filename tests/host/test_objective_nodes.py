@@ -12,21 +12,6 @@ from provoke.demo.world import COLOURS, SHAPES, render, sample
 
 
 @pytest.fixture(scope="module")
-def nodes(comfy: ModuleType) -> ModuleType:
-    import provoke.nodes as nodes
-    from provoke.host.folders import register_model_folders
-
-    register_model_folders()
-    return nodes
-
-
-@pytest.fixture(scope="module")
-def scorer(nodes: ModuleType) -> Any:
-    with torch.inference_mode():
-        return nodes.LoadScorer.execute("first").args[0]
-
-
-@pytest.fixture(scope="module")
 def classifier(nodes: ModuleType) -> Any:
     with torch.inference_mode():
         return nodes.LoadClassifier.execute("provoke-demo-resnet").args[0]

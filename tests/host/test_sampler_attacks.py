@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,97 +13,17 @@ from torch import Tensor
 from provoke.core.errors import GradientError, ProvokeError
 from provoke.tools.inprocess import execute
 
-SEED = 5
+from .sampler_graph import SamplerGraph, outputs
+
 QUICK: dict[str, Any] = {"search_steps": 3, "count": 2, "epsilon": 0.3}
 VARY = ("UntargetedAttackSampler", "UntargetedAttackSamplerCustom")
 STEER = ("ClipTargetedAttackSampler", "ClipTargetedAttackSamplerCustom")
 
 
-@pytest.fixture(scope="module")
-def nodes(comfy: ModuleType) -> ModuleType:
-    import provoke.nodes
-    from provoke.host.folders import register_model_folders
-
-    register_model_folders()
-    return provoke.nodes
-
-
-@pytest.fixture(scope="module")
-def tools(comfy: ModuleType) -> ModuleType:
-    from provoke.tools import tiny
-
-    return tiny
-
-
-@pytest.fixture(scope="module")
-def scorer(nodes: ModuleType) -> Any:
-    with torch.inference_mode():
-        return nodes.LoadScorer.execute("first").args[0]
-
-
-class Graph:
-    """A small graph of genuine objects, and the host's own samplers on it."""
-
-    def __init__(self, tiny: ModuleType, family: str = "sd15", **changes: Any) -> None:
-        self.tiny, self.family = tiny, family
-        self.model = changes.get("model") or tiny.model(family)
-        self.vae = changes.get("vae") or tiny.vae()
-        positive = changes.get("positive") or tiny.conditioning(family, seed=1)
-        negative = changes.get("negative") or tiny.conditioning(family, seed=2)
-        if changes.get("control"):
-            positive, negative = tiny.with_control(positive, negative, tiny.controlnet(), tiny.hint())
-        self.positive, self.negative = positive, negative
-        self.latent = changes.get("latent") or tiny.empty_latent(family, batch=changes.get("batch", 1))
-        self.settings = {
-            "steps": 2, "cfg": 2.0, "sampler_name": changes.get("sampler", "euler"), "scheduler": "normal",
-            "denoise": changes.get("denoise", 1.0),
-        }  # fmt: skip
-
-    def inputs(self, form: str) -> dict[str, Any]:
-        """A node's sockets."""
-        if form == "KSampler":
-            return {
-                "model": self.model, "noise_seed": SEED, **self.settings, "positive": self.positive,
-                "negative": self.negative, "latent_image": self.latent, "vae": self.vae,
-            }  # fmt: skip
-        from comfy_extras import nodes_custom_sampler as host
-
-        s = self.settings
-        with torch.inference_mode():
-            return {
-                "noise": host.RandomNoise.execute(SEED).args[0],
-                "guider": host.CFGGuider.execute(self.model, self.positive, self.negative, s["cfg"]).args[0],
-                "sampler": host.KSamplerSelect.execute(s["sampler_name"]).args[0],
-                "sigmas": host.BasicScheduler.execute(self.model, s["scheduler"], s["steps"], s["denoise"]).args[0],
-                "latent_image": self.latent,
-                "vae": self.vae,
-            }
-
-    def plain(self, **changes: Any) -> Tensor:
-        """What KSampler gives."""
-        import nodes
-
-        given = {"positive": self.positive, "negative": self.negative, "latent": self.latent, **changes}
-        s = self.settings
-        with torch.inference_mode():
-            out = nodes.common_ksampler(
-                self.model, SEED, s["steps"], s["cfg"], s["sampler_name"], s["scheduler"], **given, denoise=s["denoise"]
-            )
-        return out[0]["samples"].clone()
-
-
-@pytest.fixture
-def graph(tools: ModuleType) -> Callable[..., Graph]:
-    return lambda family="sd15", **changes: Graph(tools, family, **changes)
-
-
-def run(nodes: ModuleType, one: Graph, node: str = VARY[0], **choices: Any) -> SimpleNamespace:
-    """The node's outputs by name, as the executor calls it."""
-    form = "Custom" if node.endswith("Custom") else "KSampler"
-    kind = getattr(nodes, node)
-    outputs = execute(kind, **one.inputs(form), **{**QUICK, **choices})
-    found = dict(zip([put.id for put in kind.define_schema().outputs], outputs, strict=True))
-    return SimpleNamespace(**{"results": found.get("output"), **found})
+def run(nodes: ModuleType, one: SamplerGraph, node: str = VARY[0], **choices: Any) -> SimpleNamespace:
+    """The node's outputs by name; `results` in either form."""
+    found = outputs(nodes, one, node, **{**QUICK, **choices})
+    return SimpleNamespace(**{"results": getattr(found, "output", None), **vars(found)})
 
 
 def masked(tiny: ModuleType, batch: int = 1) -> dict[str, Any]:
@@ -112,7 +32,7 @@ def masked(tiny: ModuleType, batch: int = 1) -> dict[str, Any]:
     return tiny.picture_latent("sd15", batch=batch, mask=mask)
 
 
-CASES: dict[str, Callable[[Callable[..., Graph], ModuleType], Graph]] = {
+CASES: dict[str, Callable[[Callable[..., SamplerGraph], ModuleType], SamplerGraph]] = {
     "conditioning": lambda graph, tiny: graph(),
     "latent": lambda graph, tiny: graph(latent=tiny.picture_latent("sd15"), denoise=0.6),
     "control image": lambda graph, tiny: graph(control=True),
@@ -146,8 +66,8 @@ def test_results_are_the_hosts_for_the_exported_conditionings(nodes, graph, node
 
 
 @pytest.mark.parametrize("node", VARY)
-def test_the_latent_is_moved_outside_the_hole_only(nodes, graph, tools, node: str) -> None:
-    one = graph(latent=masked(tools), denoise=0.7)
+def test_the_latent_is_moved_outside_the_hole_only(nodes, graph, tiny, node: str) -> None:
+    one = graph(latent=masked(tiny), denoise=0.7)
     before = one.plain()
     out = run(nodes, one, node, perturb="latent")
     moved = out.latent["samples"] - one.latent["samples"]
@@ -163,7 +83,7 @@ def test_the_latent_is_moved_outside_the_hole_only(nodes, graph, tools, node: st
     assert torch.equal(one.plain(), before)
 
 
-def test_the_control_image_lies_on_the_grid_and_gives_the_results(nodes, graph, tools) -> None:
+def test_the_control_image_lies_on_the_grid_and_gives_the_results(nodes, graph, tiny) -> None:
     one = graph(control=True)
     hint = one.positive[0][1]["control"].cond_hint_original
     out = run(nodes, one, perturb="control image", epsilon_levels=8.0)
@@ -174,8 +94,8 @@ def test_the_control_image_lies_on_the_grid_and_gives_the_results(nodes, graph, 
         float((image - hint.movedim(1, -1)).abs().max()) <= 8.5 / 255 + 1e-6
     )  # half a level: the hint is off the grid
     for picture, result in zip(image, out.results["samples"], strict=True):
-        positive, negative = tools.with_control(
-            tools.conditioning("sd15", seed=1), tools.conditioning("sd15", seed=2), tools.controlnet(), picture[None]
+        positive, negative = tiny.with_control(
+            tiny.conditioning("sd15", seed=1), tiny.conditioning("sd15", seed=2), tiny.controlnet(), picture[None]
         )
         assert torch.equal(one.plain(positive=positive, negative=negative)[0], result)
     assert torch.equal(one.positive[0][1]["control"].cond_hint_original, hint)
@@ -195,9 +115,9 @@ def test_steering_says_how_near_the_target_is(nodes, graph, scorer, node: str) -
     assert torch.equal(same.results["samples"], same.unperturbed["samples"].expand(2, -1, -1, -1))
 
 
-def test_several_latents_are_image_major(nodes, graph, tools) -> None:
+def test_several_latents_are_image_major(nodes, graph, tiny) -> None:
     """Each result is that of its own latent: the order is that of the exported conditionings."""
-    one = graph(latent=tools.picture_latent("sd15", batch=2), denoise=0.6)
+    one = graph(latent=tiny.picture_latent("sd15", batch=2), denoise=0.6)
     out = run(nodes, one, count=3)
     assert out.results["samples"].shape[0] == len(out.positive) == 6
     for k in range(3):
@@ -205,17 +125,17 @@ def test_several_latents_are_image_major(nodes, graph, tools) -> None:
         assert torch.equal(one.plain(positive=both), out.results["samples"][[k, 3 + k]])
 
 
-def test_a_latent_does_not_depend_on_its_neighbours(nodes, graph, tools) -> None:
-    latent = tools.picture_latent("sd15", batch=2)
+def test_a_latent_does_not_depend_on_its_neighbours(nodes, graph, tiny) -> None:
+    latent = tiny.picture_latent("sd15", batch=2)
     together = run(nodes, graph(latent={**latent, "batch_index": [0, 1]}, denoise=0.6))
     alone = run(nodes, graph(latent={"samples": latent["samples"][1:], "batch_index": [1]}, denoise=0.6))
     torch.testing.assert_close(together.results["samples"][2:], alone.results["samples"], rtol=0, atol=2e-3)
 
 
-def test_pooled_vectors_and_regional_prompts_move_by_a_share_of_themselves(nodes, graph, tools) -> None:
-    first, second = tools.conditioning("sdxl", seed=1), tools.conditioning("sdxl", seed=7)
+def test_pooled_vectors_and_regional_prompts_move_by_a_share_of_themselves(nodes, graph, tiny) -> None:
+    first, second = tiny.conditioning("sdxl", seed=1), tiny.conditioning("sdxl", seed=7)
     loud = [[second[0][0] * 10, second[0][1]]]
-    one = graph("sdxl", positive=tools.regional(first, loud))
+    one = graph("sdxl", positive=tiny.regional(first, loud))
     out = run(nodes, one, count=1, truncation="clip")
     for before, after in zip(one.positive, out.positive[0], strict=True):
         for old, new in ((before[0], after[0]), (before[1]["pooled_output"], after[1]["pooled_output"])):
@@ -252,8 +172,8 @@ def test_an_objective_takes_the_place_of_change(nodes, graph, scorer) -> None:
 
 @pytest.mark.parametrize("node", [*VARY, *STEER])
 @pytest.mark.parametrize("zero", [{"epsilon": 0.0}, {"search_steps": 0}])
-def test_zero_effect_is_zero(nodes, graph, tools, scorer, node: str, zero: dict[str, Any]) -> None:
-    one = graph(latent=masked(tools, 2), denoise=0.7, sampler="euler_ancestral")
+def test_zero_effect_is_zero(nodes, graph, tiny, scorer, node: str, zero: dict[str, Any]) -> None:
+    one = graph(latent=masked(tiny, 2), denoise=0.7, sampler="euler_ancestral")
     extra = {"scorer": scorer, "target_text": "a blue circle"} if node in STEER else {}
     out = run(nodes, one, node, **zero, **extra)
     plain = one.plain()
@@ -271,10 +191,10 @@ def test_no_levels_leave_the_control_image_as_it_is(nodes, graph) -> None:
 
 
 @pytest.mark.parametrize("what", list(CASES))
-def test_the_host_is_left_as_it_was(nodes, graph, tools, what: str) -> None:
+def test_the_host_is_left_as_it_was(nodes, graph, tiny, what: str) -> None:
     import comfy.model_management
 
-    one = CASES[what](graph, tools)
+    one = CASES[what](graph, tiny)
     before = one.plain()
     weights = {name: (id(p), p.requires_grad) for name, p in one.model.model.named_parameters()}
     run(nodes, one, perturb=what)
@@ -284,8 +204,8 @@ def test_the_host_is_left_as_it_was(nodes, graph, tools, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", list(CASES))
-def test_the_same_seed_gives_the_same_result(nodes, graph, tools, what: str) -> None:
-    one = CASES[what](graph, tools)
+def test_the_same_seed_gives_the_same_result(nodes, graph, tiny, what: str) -> None:
+    one = CASES[what](graph, tiny)
     a, b, other = (run(nodes, one, perturb=what, search_seed=seed).results["samples"] for seed in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, other)
@@ -328,7 +248,7 @@ def test_a_shorter_route_is_counted_as_cheaper(nodes, graph) -> None:
 
 
 def rows_of(
-    what: str, one: Graph, latents: int, check: Callable[[Any, Any, Tensor, Callable[..., Tensor]], None]
+    what: str, one: SamplerGraph, latents: int, check: Callable[[Any, Any, Tensor, Callable[..., Tensor]], None]
 ) -> None:
     """Opens the node's own plan, and gives: Sampling, Variable, rows to stand at, the rows' pictures."""
     from provoke.core.objectives import WeightedSum
@@ -379,11 +299,11 @@ def blocks(what: str, variable: Any, shape: torch.Size) -> list[Tensor]:
     ("what", "family"),
     [("conditioning", "sd15"), ("conditioning", "sdxl"), ("latent", "sd15"), ("control image", "sd15")],
 )
-def test_the_gradient_by_finite_differences(graph, tools, what: str, family: str) -> None:
+def test_the_gradient_by_finite_differences(graph, tiny, what: str, family: str) -> None:
     """Through the node's own function, sampler and decode: random and block directions, two latents."""
     from provoke.host.sampling.generator import SampledImages
 
-    latent = tools.picture_latent(family, batch=2)
+    latent = tiny.picture_latent(family, batch=2)
     one = graph(family, latent=latent, denoise=0.6, control=what == "control image")
     seen: list[float] = []
 
@@ -424,30 +344,6 @@ def test_a_sharp_model_is_not_taken_for_one_that_jumps(nodes) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- ending early
-
-
-@pytest.fixture
-def at_progress(comfy: ModuleType) -> Iterator[Callable[[int, Callable[[], None]], list[int]]]:
-    """Calls something when the bar is at a step; gives the steps that were heard."""
-    import comfy.model_management as mm
-    import comfy.utils
-
-    before = comfy.utils.PROGRESS_BAR_HOOK
-
-    def install(step: int, action: Callable[[], None]) -> list[int]:
-        heard: list[int] = []
-
-        def hook(value: int, total: int, preview: Any, node_id: Any = None) -> None:
-            heard.append(value)
-            if value >= step and all(earlier < step for earlier in heard[:-1]):  # a fast bar jumps
-                action()
-
-        comfy.utils.set_progress_bar_global_hook(hook)
-        return heard
-
-    yield install
-    comfy.utils.set_progress_bar_global_hook(before)
-    mm.interrupt_current_processing(False)
 
 
 def test_cancel_takes_effect_within_a_step_and_leaves_nothing(nodes, graph, at_progress) -> None:
@@ -522,8 +418,8 @@ def test_random_needs_no_gradient(nodes, graph) -> None:
     assert not torch.equal(out.results["samples"][0], out.results["samples"][1])
 
 
-def test_a_model_that_is_cut_is_refused_in_words_and_can_be_varied_at_random(nodes, graph, tools) -> None:
-    model = tools.model("sd15")
+def test_a_model_that_is_cut_is_refused_in_words_and_can_be_varied_at_random(nodes, graph, tiny) -> None:
+    model = tiny.model("sd15")
     model.set_model_unet_function_wrapper(
         lambda function, given: function(given["input"].detach(), given["timestep"], **given["c"]).detach()
     )
@@ -549,8 +445,8 @@ def test_bad_input_is_refused_in_words(nodes, graph, changes: Any, choices: Any,
         run(nodes, graph(**changes), **choices)
 
 
-def test_numbers_that_are_none_and_conditionings_that_are_nothing(nodes, graph, tools) -> None:
-    positive = tools.conditioning("sd15", seed=1)
+def test_numbers_that_are_none_and_conditionings_that_are_nothing(nodes, graph, tiny) -> None:
+    positive = tiny.conditioning("sd15", seed=1)
     for factor, words in ((0.0, "all zero"), (float("nan"), "not finite|NaN")):
         with pytest.raises(ProvokeError, match=words):
             run(nodes, graph(positive=[[positive[0][0] * factor, positive[0][1]]]))

@@ -11,15 +11,6 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="module")
-def nodes(comfy: ModuleType) -> ModuleType:
-    import provoke.nodes
-    from provoke.host.folders import register_model_folders
-
-    register_model_folders()
-    return provoke.nodes
-
-
 def test_results_differ_more_than_by_noise_of_the_same_norm(nodes: ModuleType) -> None:
     import provoke.benchmarks.sampler_diversity.run as bench
 

@@ -31,15 +31,6 @@ QUICK: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def nodes(comfy: ModuleType) -> ModuleType:
-    import provoke.nodes
-    from provoke.host.folders import register_model_folders
-
-    register_model_folders()
-    return provoke.nodes
-
-
 def attack(nodes: ModuleType, **inputs: Any) -> tuple[Any, ...]:
     """As the executor calls it: in inference mode, widget values by name."""
     with torch.inference_mode():

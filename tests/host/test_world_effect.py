@@ -14,15 +14,6 @@ import torch
 INPUTS = 6
 
 
-@pytest.fixture(scope="module")
-def nodes(comfy: ModuleType) -> ModuleType:
-    import provoke.nodes
-    from provoke.host.folders import register_model_folders
-
-    register_model_folders()
-    return provoke.nodes
-
-
 @pytest.mark.parametrize("name", ["coloriser", "inpainter"])
 def test_answers_change_under_the_attack_and_not_under_noise(nodes: ModuleType, name: str) -> None:
     import provoke.benchmarks.world_attack.run as bench
