@@ -53,13 +53,17 @@ class TokenSearch:
         rngs = sample_generators(search.search_seed, 1, 1)
         rule = Averaged(RandomDraws(rngs) if search.random else s.rule)
         start = self.center if self.word else self.budget.start(rngs, 0.1)
+
+        def candidates() -> dict[str, Tensor]:
+            return {} if search.random else rule.mean()
+
         return Plan(
             budget=self.budget,
             rule=rule,
             start=self.budget.random(rngs) if search.random else start,
             problem=lambda route: MeanOfCases(self._case(route), len(s.lines), s.pairs),
             copies=s.pairs * max(1, s.copies),
-            candidates=dict if search.random else rule.mean,
+            candidates=candidates,
             seeds=SELECTING,
         )
 
