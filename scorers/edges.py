@@ -95,8 +95,8 @@ def of_edges(classifier: ImageClassifier, canny: Canny | None = None) -> Classif
                 "connect such a one, without `together_with`",
             )
         )
-    canny = canny or Canny()
-    prepare = replace(classifier.preprocess, become=lambda pictures: canny(pictures).expand(-1, 3, -1, -1))
+    edges = canny or Canny()
+    prepare = replace(classifier.preprocess, become=lambda pictures: edges(pictures).expand(-1, 3, -1, -1))
     return classifier.seeing(prepare, f"{classifier.name} on edges")
 
 
