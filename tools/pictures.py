@@ -295,7 +295,7 @@ def vary_sampling(nodes: Any) -> Image.Image:
 
     painter, rows, norm, shown = bench.Painter(nodes, bench.MODEL), [], 0.25, 3
     for at, text in enumerate(("a red circle", "a green square left of a yellow triangle")):
-        usual = painter.draw(painter.conditioning(text), 1, same_noise=True)
+        usual = painter.draw(text, bench.SEED)
         noisy = painter.noisy(text, norm, at, draws=shown)
         varied = painter.varied(text, norm, count=shown)
         pictures = [*usual, *noisy, *varied]

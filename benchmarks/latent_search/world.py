@@ -18,9 +18,9 @@ from ...demo.captions import canonical, negatives
 from ...demo.checker import Reading, read, relation_right
 from ...demo.world import Scene
 from ...tools.inprocess import execute
+from ..painter import DemoPainter
 
 STEPS, CFG = 6, 1.0  # KSampler's; without guidance, where the seed has most to say
-SAMPLER = {"steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
 NEAR, ALIKE = 4.0, 2.5  # pixels: how near a sketch's place and radius a drawing has to be
 
 
@@ -33,54 +33,23 @@ class Drawn:
     runs: float
 
 
-class Bench:
-    """The models, loaded once."""
+class Bench(DemoPainter):
+    """The 20-step model in few steps; and what the search is asked for."""
 
     def __init__(self, nodes: Any) -> None:
-        from nodes import CLIPTextEncode, EmptyLatentImage
-
-        self.nodes = nodes
-        with torch.inference_mode():
-            self.model, self.clip, self.vae = nodes.LoadDemoModels.execute("20 steps").args
-            self.first, self.second = (nodes.LoadScorer.execute(name).args[0] for name in ("first", "second"))
-            self.negative = CLIPTextEncode().encode(self.clip, "")[0]
-            self.latent = EmptyLatentImage().generate(64, 64, 1)[0]
-
-    def sockets(self, prompt: str, seed: int) -> dict[str, Any]:
-        """KSampler's form."""
-        from nodes import CLIPTextEncode
-
-        with torch.inference_mode():
-            positive = CLIPTextEncode().encode(self.clip, prompt)[0]
-        sockets = {"model": self.model, "vae": self.vae, "noise_seed": seed, "latent_image": self.latent}
-        return {**sockets, **SAMPLER, "positive": positive, "negative": self.negative}
-
-    def draw(self, prompt: str, seed: int, count: int) -> Tensor:
-        """KSampler and VAE Decode: `count` pictures of a batch, count 3 64 64."""
-        from nodes import EmptyLatentImage, KSampler, VAEDecode
-
-        s = self.sockets(prompt, seed)
-        with torch.inference_mode():
-            latent = EmptyLatentImage().generate(64, 64, count)[0]
-            drawn = KSampler().sample(
-                s["model"], seed, STEPS, CFG, SAMPLER["sampler_name"], SAMPLER["scheduler"], s["positive"],
-                s["negative"], latent,
-            )[0]  # fmt: skip
-            return VAEDecode().decode(self.vae, drawn)[0].movedim(-1, 1).clone()
+        super().__init__(nodes, "20 steps", STEPS, CFG)
 
     def by_noise(self, prompt: str, noise: Any) -> Tensor:
         """SamplerCustomAdvanced and VAE Decode for a NOISE: 1 3 64 64."""
         from comfy_extras import nodes_custom_sampler as host
 
-        from nodes import VAEDecode
-
         s = self.sockets(prompt, 0)
         with torch.inference_mode():
-            guider = host.CFGGuider.execute(s["model"], s["positive"], s["negative"], CFG).args[0]
-            sampler = host.KSamplerSelect.execute(SAMPLER["sampler_name"]).args[0]
-            sigmas = host.BasicScheduler.execute(s["model"], SAMPLER["scheduler"], STEPS, 1.0).args[0]
-            drawn = host.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, self.latent).args[0]
-            return VAEDecode().decode(self.vae, drawn)[0].movedim(-1, 1).clone()
+            guider = host.CFGGuider.execute(s["model"], s["positive"], s["negative"], s["cfg"]).args[0]
+            sampler = host.KSamplerSelect.execute(s["sampler_name"]).args[0]
+            sigmas = host.BasicScheduler.execute(s["model"], s["scheduler"], s["steps"], s["denoise"]).args[0]
+            drawn = host.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, s["latent_image"]).args[0]
+        return self.decoded(drawn)
 
     def objective(self, scene: Scene) -> Any:
         """By how much the first CLIP prefers the prompt to its hard negatives (margin, in logits)."""

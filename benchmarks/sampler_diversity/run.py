@@ -26,6 +26,7 @@ from ...demo.captions import canonical
 from ...demo.checker import objects_right, read
 from ...demo.world import Scenes, sample
 from ...tools.inprocess import execute, open_pack
+from ..painter import DemoPainter
 from ..rates import percent, rate
 
 HERE = Path(__file__).resolve().parent
@@ -37,35 +38,11 @@ CHOICES: dict[str, Any] = {"norm": "L2", "search_steps": 10}
 RESAMPLED = 2000
 
 
-class Painter:
-    """The host's nodes on the demo's few-step model."""
+class Painter(DemoPainter):
+    """Few steps; and the ways that are compared."""
 
     def __init__(self, nodes: Any, model: str) -> None:
-        from ...nodes.load_judges import LoadScorer
-
-        self.nodes = nodes
-        with torch.inference_mode():
-            self.model, self.clip, self.vae = nodes.LoadDemoModels.execute(model).args
-            self.first, self.second = (LoadScorer.execute(which).args[0] for which in ("first", "second"))
-
-    def conditioning(self, text: str) -> Any:
-        from nodes import CLIPTextEncode
-
-        with torch.inference_mode():
-            return CLIPTextEncode().encode(self.clip, text)[0]
-
-    def draw(self, positive: Any, count: int, seed: int = SEED, *, same_noise: bool) -> Tensor:
-        """Pictures B 3 64 64 of a CONDITIONING of batch 1 or `count`."""
-        from nodes import EmptyLatentImage, KSampler, VAEDecode
-
-        with torch.inference_mode():
-            latent = EmptyLatentImage().generate(64, 64, count)[0]
-            if same_noise:
-                latent["batch_index"] = [0] * count
-            drawn = KSampler().sample(
-                self.model, seed, STEPS, CFG, "euler", "simple", positive, self.conditioning(""), latent
-            )[0]
-            return VAEDecode().decode(self.vae, drawn)[0].movedim(-1, 1).clone()
+        super().__init__(nodes, model, STEPS, CFG)
 
     def noisy(
         self, text: str, norm: float, seed: int, draws: int = DRAWS, noise_seed: int = SEED, *, sign: bool = False
@@ -77,22 +54,13 @@ class Painter:
         noise = noise.sign() if sign else noise
         unit = noise / noise.square().mean((1, 2), keepdim=True).sqrt()
         moved = [[cross + norm * cross.square().mean().sqrt() * unit, extra]]
-        return self.draw(moved, draws, noise_seed, same_noise=True)
+        return self.draw(moved, noise_seed, draws, same_noise=True)
 
     def varied(self, text: str, norm: float, **choices: Any) -> Tensor:
         """The node's pictures."""
-        from nodes import EmptyLatentImage, VAEDecode
-
-        with torch.inference_mode():
-            latent = EmptyLatentImage().generate(64, 64, 1)[0]
-        out = execute(
-            self.nodes.UntargetedAttackSampler, model=self.model, noise_seed=SEED, steps=STEPS, cfg=CFG,
-            sampler_name="euler", scheduler="simple", positive=self.conditioning(text), negative=self.conditioning(""),
-            latent_image=latent, denoise=1.0, vae=self.vae, epsilon=norm, scorer=self.first,
-            keep_text=text, **{"count": COUNT, **CHOICES, **choices},
-        )  # fmt: skip
-        with torch.inference_mode():
-            return VAEDecode().decode(self.vae, out[0])[0].movedim(-1, 1).clone()
+        node, sockets = self.nodes.UntargetedAttackSampler, self.sockets(text, SEED)
+        kept = {"scorer": self.first, "keep_text": text}
+        return self.decoded(execute(node, **sockets, epsilon=norm, **kept, **{"count": COUNT, **CHOICES, **choices})[0])
 
 
 class Tally:
@@ -180,7 +148,7 @@ def measured(nodes: Any, model: str, prompts: int, norms: tuple[float, ...]) -> 
     began = time.process_time()
     for at, text in enumerate(texts):
         scene = _one(scenes, at)
-        seeds.add(painter.draw(painter.conditioning(text), DRAWS, 1000 + at, same_noise=False), scene)
+        seeds.add(painter.draw(text, 1000 + at, DRAWS), scene)
         for norm, tally in noise.items():
             tally.add(painter.noisy(text, norm, at), scene)
         for norm, tally in ours.items():

@@ -65,18 +65,11 @@ def steer(
     painter: Painter, first: tuple[str, str], target: tuple[str, str], noise_seed: int, search_seed: int
 ) -> tuple[Tensor, Tensor]:
     """KSampler's picture of the prompt, and the node's, both 1 H W 3."""
-    from nodes import EmptyLatentImage, VAEDecode
-
-    with torch.inference_mode():
-        latent = EmptyLatentImage().generate(64, 64, 1)[0]
     results, unperturbed, *_ = execute(
-        painter.nodes.ClipTargetedAttackSampler, model=painter.model, noise_seed=noise_seed, steps=STEPS, cfg=CFG,
-        sampler_name="euler", scheduler="simple", positive=painter.conditioning(caption(first)),
-        negative=painter.conditioning(""), latent_image=latent, denoise=1.0, vae=painter.vae, scorer=painter.first,
+        painter.nodes.ClipTargetedAttackSampler, **painter.sockets(caption(first), noise_seed), scorer=painter.first,
         target_text=caption(target), source_text=caption(first), search_seed=search_seed, **CHOICES,
     )  # fmt: skip
-    with torch.inference_mode():
-        return tuple(VAEDecode().decode(painter.vae, one)[0].clone() for one in (unperturbed, results))  # type: ignore[return-value]
+    return painter.decoded(unperturbed).movedim(1, -1), painter.decoded(results).movedim(1, -1)
 
 
 def measured(nodes: Any, model: str, prompts: int) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...demo.captions import canonical
 from ...demo.checker import objects_right, read, relation_right
 from ...demo.world import sample
 from ...tools.inprocess import open_pack
+from ..painter import DemoPainter
 from ..rates import percent, rate
 
 HERE = Path(__file__).resolve().parent
@@ -32,27 +32,13 @@ MODELS = {"20 steps": (20, 3.0), "4 steps": (4, 1.0)}  # steps and cfg
 PROMPTS, SEEDS, VARIED = 200, 8, 16  # prompts of each kind; seeds of a prompt for diversity, and of how many prompts
 
 
-class Painter:
-    """The host's nodes on the demo models."""
+class Painter(DemoPainter):
+    """As each of the models is meant to be sampled. seconds: that loading took."""
 
     def __init__(self, nodes: Any, model: str) -> None:
         began = time.perf_counter()
-        with torch.inference_mode():
-            self.model, self.clip, self.vae = nodes.LoadDemoModels.execute(model).args
+        super().__init__(nodes, model, *MODELS[model])
         self.seconds = time.perf_counter() - began
-        self.steps, self.cfg = MODELS[model]
-
-    def draw(self, prompt: str, seed: int, count: int = 1) -> Tensor:
-        """Pictures B 3 64 64 of one prompt."""
-        from nodes import CLIPTextEncode, EmptyLatentImage, KSampler, VAEDecode
-
-        with torch.inference_mode():
-            positive, negative = (CLIPTextEncode().encode(self.clip, text)[0] for text in (prompt, ""))
-            latent = EmptyLatentImage().generate(64, 64, count)[0]
-            drawn = KSampler().sample(
-                self.model, seed, self.steps, self.cfg, "euler", "simple", positive, negative, latent
-            )[0]
-            return VAEDecode().decode(self.vae, drawn)[0].movedim(-1, 1).clone()
 
 
 def measured(nodes: Any, model: str, prompts: int, varied: int) -> dict[str, Any]:
