@@ -24,7 +24,10 @@ SQUASHED_FROM = 384  # ConvNext's processor squashes from this size on, and crop
 # Processors of transformers that do just resize, crop, rescale and normalise; names without Fast, Pil, FeatureExtractor
 ORDINARY = frozenset(
     f"{name}ImageProcessor"
-    for name in ("CLIP", "Siglip", "ViT", "DeiT", "Beit", "Bit", "MobileNetV1", "MobileNetV2", "Segformer", "Pvt")
+    for name in (
+        *("CLIP", "Siglip", "Blip", "ViT", "DeiT", "Beit", "Bit"),
+        *("MobileNetV1", "MobileNetV2", "Segformer", "Pvt"),
+    )
 )
 CONVNEXT = "ConvNextImageProcessor"
 

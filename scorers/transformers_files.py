@@ -38,9 +38,11 @@ def model_type(folder: Path) -> str:
     return found["model_type"]
 
 
-def load_model(kind: Any, folder: Path) -> nn.Module:
-    """A model of this class (or Auto class) of transformers, float32 on the CPU.
+def load_model(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A model of this class (or Auto class) of transformers, on the CPU.
 
+    Args:
+        dtype: what its weights are read as: half of a large model need not be held in float32 first.
     Raises:
         FileNotFoundError, ValueError: weights that are missing, truncated, pickled, of another model or of another
             shape; settings that transformers does not know.
@@ -51,7 +53,7 @@ def load_model(kind: Any, folder: Path) -> nn.Module:
     try:
         with normal_mode(), torch.random.fork_rng(devices=[]):
             model, report = kind.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **LOCAL
+                folder, use_safetensors=True, dtype=dtype, output_loading_info=True, **LOCAL
             )
     except _TROUBLE as error:
         raise ValueError(
