@@ -149,22 +149,32 @@ class ImageProblem:
                 copies = [self.objective.terms(self._augmented(image, rng)) for _ in range(self.copies)]
             return self._evaluation(copies, image, None, self.generator.forward_cost)
         image, pullback = self.generator.vjp(variable)
+        cotangent, copies = self._looked_at(image, rng)
+        return self._evaluation(copies, image, pullback(cotangent), self.generator.vjp_cost)
+
+    def _looked_at(self, image: Tensor, rng: torch.Generator) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """d score / d image, and the terms of every copy."""
         cotangent, copies = torch.zeros_like(image), []
         for _ in range(self.copies):  # one graph at a time: memory does not grow with the copies
-            with torch.enable_grad():
-                leaf = image.detach().requires_grad_(True)
-                terms = self.objective.terms(self._augmented(leaf, rng))
-                total = self.objective.total(terms).sum()
-            if not total.requires_grad:
-                raise GradientError(
-                    "The objective carries no gradient",
-                    "a score computed from the image with differentiable torch operations",
-                    "use another objective, or method: random",
-                )
-            (part,) = torch.autograd.grad(total, leaf)
+            part, terms = self._one_copy(image, rng)
             cotangent += part / self.copies
-            copies.append({name: value.detach() for name, value in terms.items()})
-        return self._evaluation(copies, image, pullback(cotangent), self.generator.vjp_cost)
+            copies.append(terms)
+        return cotangent, copies
+
+    def _one_copy(self, image: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradient of one augmented copy's score by the image, B C H W, and its terms."""
+        with torch.enable_grad():
+            leaf = image.detach().requires_grad_(True)
+            terms = self.objective.terms(self._augmented(leaf, rng))
+            total = self.objective.total(terms).sum()
+        if not total.requires_grad:
+            raise GradientError(
+                "The objective carries no gradient",
+                "a score computed from the image with differentiable torch operations",
+                "use another objective, or method: random",
+            )
+        (part,) = torch.autograd.grad(total, leaf)
+        return part, {name: value.detach() for name, value in terms.items()}
 
     def _augmented(self, image: Tensor, rng: torch.Generator) -> Tensor:
         return image if self.augment is None else self.augment(image, rng)

@@ -84,6 +84,16 @@ def directional(embed: Embed, default: Tensor, target: Tensor, source: Tensor, *
     return along
 
 
+def likelihood(loss: Callable[[Tensor], Tensor]) -> Objective:
+    """Minus a judge's loss, as a score: of -log p(the text matches) or of a caption's mean -log p it is the log
+    probability itself, at most 0.
+
+    Args:
+        loss: images -> B, lower where they match better; differentiable.
+    """
+    return lambda image: -loss(image)
+
+
 def _check_class(index: int, classes: int) -> None:
     if not 0 <= index < classes:
         raise ProvokeError(
