@@ -87,8 +87,8 @@ def _outline(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         items = [_outline(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
         return {"list" if type(value) is list else "tuple": items}
     if type(value) is dict and all(isinstance(key, str) for key in value):
-        items = {key: _outline(item, f"{name}.{i}.{key}", tensors) for i, (key, item) in enumerate(value.items())}
-        return {"dict": items}
+        named = enumerate(value.items())
+        return {"dict": {key: _outline(item, f"{name}.{i}.{key}", tensors) for i, (key, item) in named}}
     raise TypeError(name)
 
 
