@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .errors import ProvokeError
 
@@ -26,11 +27,27 @@ def per_item(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like).view(-1, *[1] * (like.ndim - 1))
 
 
-def gaussian(like: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
+def gaussian(like: Tensor, rngs: Sequence[torch.Generator], cells: int | None = None) -> Tensor:
     """Standard normal noise shaped like `like` (B, ...); item i is drawn from CPU generator i, whoever else is in the
-    batch.
+    batch. cells: as in `normal`.
     """
-    return torch.stack([torch.randn(like.shape[1:], generator=rng) for rng in rngs]).to(like)
+    return torch.stack([normal(like.shape[1:], rng, cells) for rng in rngs]).to(like)
+
+
+def normal(shape: Sequence[int], rng: torch.Generator, cells: int | None = None) -> Tensor:
+    """Standard normal noise.
+
+    cells: None draws every entry on its own. A number draws a grid of so many cells a side (of the last two dimensions)
+        and interpolates it: what a model feels of a picture's tint or light, noise on each pixel would average away; 1
+        is one offset for each channel.
+    """
+    if cells is None:
+        return torch.randn(tuple(shape), generator=rng)
+    coarse = torch.randn((1, *shape[:-2], cells, cells), generator=rng)
+    if cells == 1:
+        return coarse[0].expand(*shape)
+    noise = functional.interpolate(coarse, tuple(shape[-2:]), mode="bicubic", align_corners=False)[0]
+    return noise / noise.square().mean().sqrt()
 
 
 class Budget(ABC):
@@ -78,11 +95,11 @@ class Budget(ABC):
                 "paint a larger perturb_mask; the hole itself never counts",
             )
 
-    def start(self, rngs: Sequence[torch.Generator], scale: float) -> Tensor:
+    def start(self, rngs: Sequence[torch.Generator], scale: float, cells: int | None = None) -> Tensor:
         """Center plus Gaussian noise, standard deviation scale * epsilon, projected (z0 ~ N(0, delta^2) of arXiv
-        2403.08294).
+        2403.08294). cells: as in `normal`.
         """
-        return self.project(self.center + scale * self.epsilon * gaussian(self.center, rngs))
+        return self.project(self.center + scale * self.epsilon * gaussian(self.center, rngs, cells))
 
     @abstractmethod
     def random(self, rngs: Sequence[torch.Generator]) -> Tensor:

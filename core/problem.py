@@ -18,9 +18,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .augment import Augmentation
+from .budgets import normal
 from .errors import GradientError
 from .objectives import Objective, WeightedSum
 
@@ -202,9 +202,7 @@ class Smoothed:
         problem: the problem to smooth.
         sigma: standard deviation of the noise, in the variable's own units.
         copies: how many noisy copies are averaged, one after the other (one graph at a time).
-        cells: None draws every entry on its own. A number draws a grid of so many cells a side (of the last two
-            dimensions) and interpolates it: what a model feels of a picture's tint or light, noise on each pixel would
-            average away; 1 is one offset for each channel.
+        cells: as in core.budgets.normal.
         within: maps a noisy variable back to where the problem is defined (a budget's `anywhere`, say).
     Source: expectation over transformation with noise as the transformation (Athalye et al. 2018); the cells are ours.
     """
@@ -233,13 +231,4 @@ class Smoothed:
 
     def _noise(self, variable: Tensor, rng: torch.Generator) -> Tensor:
         """One for the whole batch: an image's result must not depend on its neighbours."""
-        shape = list(variable.shape[1:])
-        if self.cells is None:
-            return self.sigma * torch.randn(shape, generator=rng).to(variable)
-        coarse = torch.randn([1, *shape[:-2], self.cells, self.cells], generator=rng)
-        if self.cells == 1:
-            noise = coarse.expand(1, *shape)
-        else:
-            noise = functional.interpolate(coarse, shape[-2:], mode="bicubic", align_corners=False)
-            noise = noise / noise.square().mean().sqrt()
-        return self.sigma * noise.to(variable)
+        return self.sigma * normal(variable.shape[1:], rng, self.cells).to(variable)

@@ -8,7 +8,7 @@ found = select(problem, budget, {"best": step["best"]}, seeds=(0, 1))
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -117,6 +117,25 @@ def search(
         x = _keep(usable, moved, budget.project((x + best.x) / 2))
         if target is not None:
             x = _keep(_reached(best.score, target, group_size), best.x, x)
+
+
+def best_start(
+    problem: Problem, starts: Iterable[Tensor], rng: torch.Generator, *, group_size: int = 1
+) -> tuple[Tensor, float]:
+    """The best of several points to start from, per item (or group), by their scores, and what looking cost in
+    forward-equivalents. Where no score is finite it is the first.
+
+    starts: at least one, B ... each. Source: random restarts of PGD (Madry et al. 2018), told apart before the search.
+    """
+    best: _Best | None = None
+    cost = 0.0
+    for start in starts:
+        now = problem.evaluate(start, rng, gradient=False)
+        usable = now.score.isfinite()
+        best = _Best.of(start, now) if best is None else best.improved(start, now, usable, group_size)
+        cost += now.cost
+    assert best is not None
+    return best.x, cost
 
 
 def _together(score: Tensor, group_size: int) -> Tensor:

@@ -20,7 +20,7 @@ from ..core.batches import repeated, side_by_side
 from ..core.budgets import Budget
 from ..core.errors import ProvokeError
 from ..core.problem import ImageProblem, Problem
-from ..core.search import Selection, Step, sample_generators, search, select
+from ..core.search import Selection, Step, best_start, sample_generators, search, select
 from ..host.api import io
 from ..host.image_models import ImageModel, open_image_model
 from ..host.judges import Held
@@ -94,6 +94,7 @@ class _Attack:
     rngs: Sequence[torch.Generator]  # one per sample
     region: Tensor | None  # B*count 1 h w: where results are compared
     group_size: int
+    smoothing: Smoothing | None
 
     @classmethod
     def prepare(
@@ -122,19 +123,19 @@ class _Attack:
         )
         if smoothing is not None:
             problem = smoothing.around(problem, budget, s.epsilon / LEVELS)
-        return cls(s, problem, budget, rule, rngs, region, s.count if coupled else 1)
+        return cls(s, problem, budget, rule, rngs, region, s.count if coupled else 1, smoothing)
 
     def search(self) -> tuple[Step, list[float]]:
         """The last step, and minus the mean score of every step that has one."""
         s, losses = self.settings, list[float]()
-        random = s.method == "random"
+        start, spent = self._start()
 
         def watched(should_stop: Callable[[], bool]) -> Iterator[Step]:
             for step in search(
                 self.problem,
                 self.budget,
                 self.rule,
-                start=self.budget.random(self.rngs) if random else self.budget.start(self.rngs, s.start_noise),
+                start=start,
                 steps=s.moves,
                 rng=torch.Generator().manual_seed(s.seed % 2**63),
                 group_size=self.group_size,
@@ -151,7 +152,22 @@ class _Attack:
             return side_by_side(step["best_image"][: min(s.count, 4)])
 
         with stoppable() as should_stop:
-            return drive(watched(should_stop), s.moves + 1, shown), losses
+            last = drive(watched(should_stop), s.moves + 1, shown)
+        return {**last, "cost": last["cost"] + spent}, losses
+
+    def _start(self) -> tuple[Tensor, float]:
+        """Where the search starts, and what finding it cost in runs of the model."""
+        s = self.settings
+        if s.method == "random":
+            return self.budget.random(self.rngs), 0.0
+        start = self.budget.start(self.rngs, s.start_noise)
+        others = [] if self.smoothing is None else self.smoothing.starts(self.budget, self.rngs, s.epsilon / LEVELS)
+        tried = [start, *others]
+        if len(tried) == 1:
+            return start, 0.0
+        return best_start(
+            self.problem, tried, torch.Generator().manual_seed(s.seed % 2**63), group_size=self.group_size
+        )
 
     def finish(self, step: Step) -> Selection:
         """The better of best and last, on the 8-bit grid, re-scored there and re-checked against the budget."""

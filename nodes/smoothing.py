@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from ..core.budgets import Budget
 from ..core.problem import Problem, Smoothed
 from ..host.api import io
+
+TRIED = 16  # smooth starts: a run of the model each, where a gradient costs two
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,12 @@ class Smoothing:
             within=budget.anywhere,
         )
 
+    def starts(self, budget: Budget, rngs: Sequence[torch.Generator], epsilon: float) -> Iterator[Tensor]:
+        """Where a search may start as well: smooth changes of the same size, TRIED of them."""
+        if self.share > 0:
+            for _ in range(TRIED):
+                yield budget.start(rngs, self.share * epsilon / budget.epsilon, self.cells)
+
 
 def inputs(default: float) -> list[io.Input]:
     """What came to every steering node later, after its other widgets. Nothing may be added here."""
@@ -47,8 +59,8 @@ def inputs(default: float) -> list[io.Input]:
             advanced=True,
             tooltip="Averages the gradient over random changes of the input, so that an answer that only ever jumps "
             "can be led over the jump: their standard deviation, as a share of epsilon. Pictures and latents change in "
-            "tint and light, a conditioning in every number. The result itself is never changed by them. 0 turns it "
-            "off.",
+            "tint and light, a conditioning in every number. For an image model some such changes are tried as starts "
+            "as well. 0 turns it off.",
         ),
         io.Int.Input(
             "smoothing_copies",

@@ -28,7 +28,8 @@ MODELS = {"inpainter": 1, "coloriser": 2}  # the model, and what the question le
 EPSILONS = (4.0, 8.0)
 COUNT = 4  # results of one input, at the largest epsilon
 INPUTS, FEW = 400, 60  # of the largest epsilon; of the others and of several results
-WAYS = ("clip", "truncate", "sign noise")
+ALONE = ", objects alone"  # of the coloriser's picture only the grey objects may change: `missing` on perturb_mask
+WAYS = ("clip", "truncate", f"clip{ALONE}", f"truncate{ALONE}", "sign noise")
 
 
 @dataclass
@@ -53,6 +54,11 @@ def attack(nodes: Any, model: Any, image: Tensor, mask: Tensor | None, **choices
     return execute(nodes.UntargetedAttack, model=model, image=image, mask=mask, **choices)[0]
 
 
+def ways(name: str) -> list[str]:
+    """Those of a model: an inpainter has no objects of its own to change."""
+    return [way for way in WAYS if name == "coloriser" or ALONE not in way]
+
+
 def sign_noise(image: Tensor, epsilon: float, free: Tensor, seed: int) -> Tensor:
     """+-epsilon on every entry that may change, on the 8-bit grid."""
     sign = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed)).sign()
@@ -70,7 +76,7 @@ def one_model(nodes: Any, name: str, question: int, inputs: int, few: int, batch
     from ...nodes.demo_scene import QUESTIONS
 
     model = upscale_model(f"provoke-demo-world-{name}.safetensors")
-    tallies = {(way, e): Tally() for way in WAYS for e in EPSILONS}
+    tallies = {(way, e): Tally() for way in ways(name) for e in EPSILONS}
     clean = different = 0
     for start in range(0, inputs, batch):
         image, mask, *_ = nodes.DemoScene.execute(
@@ -84,9 +90,10 @@ def one_model(nodes: Any, name: str, question: int, inputs: int, few: int, batch
         for epsilon in EPSILONS if start < few else EPSILONS[-1:]:
             noise = sign_noise(image, epsilon, free[..., None], start)
             tallies["sign noise", epsilon].add(defaults, shown(upscaled(model, noise)))
-            for way in WAYS[:2]:
-                found = attack(nodes, model, image, hole, epsilon=epsilon, truncation=way, count=1)
-                tallies[way, epsilon].add(defaults, shown(found))
+            for way in ways(name)[:-1]:
+                free_alone = {"perturb_mask": mask} if ALONE in way else {}
+                choices = {"epsilon": epsilon, "truncation": way.removesuffix(ALONE), "count": 1, **free_alone}
+                tallies[way, epsilon].add(defaults, shown(attack(nodes, model, image, hole, **choices)))
         if start < few:
             different += several(shown(attack(nodes, model, image, hole, epsilon=EPSILONS[-1], count=COUNT)))
         print(name, start, {f"{w} {e:g}": t.changed for (w, e), t in tallies.items()}, different, flush=True)
@@ -111,7 +118,8 @@ def page(results: dict[str, Any]) -> str:
         "",
         "Percent of held-out scenes with Wilson 95 % intervals. *Changed*: the result is a clean scene of as many",
         "objects as the default result's, of another colour or shape, by the checker; also in 8 bits and shifted by a",
-        "pixel. Sign noise: +-epsilon on every entry that may change. The node's defaults otherwise.",
+        "pixel. Sign noise: +-epsilon on every entry that may change. *Objects alone*: *perturb_mask* is what *Demo",
+        "Scene* says is missing, the grey objects. The node's defaults otherwise.",
         "",
     ]
     for name, found in results["models"].items():
@@ -123,11 +131,11 @@ def page(results: dict[str, Any]) -> str:
             "input show at least two different clean things on "
             f"{percent(found['several'])} % of {found['several']['n']} inputs.",
             "",
-            "| way | epsilon, of 255 | n | changed | no clean scene |",
-            "|---|---|---|---|---|",
+            "| way | epsilon, of 255 | n | changed | of those with a clean default | no clean scene |",
+            "|---|---|---|---|---|---|",
             *(
                 f"| {row['way']} | {row['epsilon']:g} | {row['changed']['n']} | {percent(row['changed'])} "
-                f"| {percent(row['unclean'])} |"
+                f"| {_of_clean(row, found)} | {percent(row['unclean'])} |"
                 for row in found["rows"]
             ),
             "",
@@ -135,10 +143,20 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "![changed answers over epsilon](curve.png)", ""])
 
 
+def _of_clean(row: dict[str, Any], found: dict[str, Any]) -> str:
+    """Where all inputs were tried: changed, of those whose default result is clean and so has something to change."""
+    changed, clean = row["changed"], found["clean default"]
+    if changed["n"] != clean["n"]:
+        return "-"
+    return percent(rate(round(changed["rate"] * changed["n"]), round(clean["rate"] * clean["n"])))
+
+
 def plot(results: dict[str, Any], path: Path) -> None:
     """Changed answers over epsilon."""
     panels = {
-        name: {way: [(row["epsilon"], row["changed"]) for row in found["rows"] if row["way"] == way] for way in WAYS}
+        name: {
+            way: [(row["epsilon"], row["changed"]) for row in found["rows"] if row["way"] == way] for way in ways(name)
+        }
         for name, found in results["models"].items()
     }
     curves(panels, "answers changed, %", path)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provoke.core.budgets import L1, L2, Budget, LInf, TruncatedNoise
+from provoke.core.budgets import L1, L2, Budget, LInf, TruncatedNoise, normal
 from provoke.core.errors import ProvokeError
 from provoke.core.search import sample_generators
 
@@ -194,3 +194,24 @@ def test_truncated_noise_keeps_a_bell_where_clipping_piles_up():
         share[kind] = float(((x - budget.center).abs() > 0.99 * 0.05).float().mean())
     assert share[LInf] > 0.99
     assert share[TruncatedNoise] < 0.05
+
+
+@pytest.mark.parametrize("norm", ALL)
+@pytest.mark.parametrize("cells", [None, 1, 3])
+def test_a_smooth_start_is_inside_too(norm: type[Budget], cells: int | None) -> None:
+    budget, _ = problem(norm, (2, 3, 6, 5), 3, 0.05, masked=True)
+    start = budget.start(sample_generators(1, 2, 1), 2.0, cells)
+    assert bool(budget.contains(start, slack=1e-6).all())
+    assert torch.equal(start[~budget.mask], budget.center[~budget.mask])
+    assert torch.equal(start, budget.start(sample_generators(1, 2, 1), 2.0, cells))
+
+
+@given(seed=st.integers(0, 10_000), cells=st.integers(1, 5))
+@settings(deadline=None, max_examples=30)
+def test_anywhere_is_the_box_and_the_mask_alone(seed: int, cells: int) -> None:
+    budget, _ = problem(LInf, (2, 3, 6, 6), seed, 0.01, masked=True)
+    far = budget.center + normal((3, 6, 6), torch.Generator().manual_seed(seed), cells)
+    there = budget.anywhere(far)
+    assert torch.equal(there, budget.anywhere(there))
+    assert torch.equal(there[budget.mask], far[budget.mask].clamp(0, 1))
+    assert torch.equal(there[~budget.mask], budget.center[~budget.mask])

@@ -9,7 +9,7 @@ from provoke.core import steps
 from provoke.core.budgets import L1, L2, LInf
 from provoke.core.errors import GradientError, ProvokeError
 from provoke.core.problem import Evaluation
-from provoke.core.search import Step, sample_generators, search, select
+from provoke.core.search import Step, best_start, sample_generators, search, select
 
 GOAL = torch.tensor([0.9, 0.1, 0.9, 0.1]).view(1, 1, 2, 2)
 
@@ -285,3 +285,34 @@ def test_sample_generators_follow_the_variation_not_the_place():
     assert a[:3] == a[3:]
     assert len({float(x) for x in a[:3]}) == 3
     sample_generators(2**64 - 1, 1, 9)
+
+
+# ---------------------------------------------------------------------------------------------- where it starts
+
+
+def test_the_best_start_is_picked_per_item_and_counted():
+    far, near = torch.zeros(2, 1, 2, 2), GOAL.expand(2, 1, 2, 2).clone()
+    mixed = torch.cat((near[:1], far[1:]))
+    rng = torch.Generator()
+    found, cost = best_start(Toy(), [far, mixed], rng)
+    assert torch.equal(found, mixed)
+    assert cost == 2.0
+    found, _ = best_start(Toy(), [mixed, far, near], rng)
+    assert torch.equal(found, near)
+
+
+def test_members_of_a_group_start_together():
+    """Each takes the start at which their mean is highest, not its own best."""
+    near, far = GOAL.expand(2, 1, 2, 2).clone(), torch.zeros(2, 1, 2, 2)
+    first, second = torch.cat((near[:1], far[1:])), near - 0.1
+    found, _ = best_start(Toy(), [first, second], torch.Generator(), group_size=2)
+    assert torch.equal(found, second)
+
+
+def test_starts_without_a_score_are_passed_over():
+    def spoil(call, gradient, score):
+        return gradient, torch.full_like(score, torch.nan) if call == 0 else score
+
+    points = [torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)]
+    assert torch.equal(best_start(Toy(spoil), points, torch.Generator())[0], points[1])
+    assert torch.equal(best_start(Toy(lambda i, g, s: (g, s * torch.nan)), points, torch.Generator())[0], points[0])

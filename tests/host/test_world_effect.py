@@ -1,7 +1,6 @@
-"""The untargeted attack on the world's models by the benchmark's own code, on a few of its inputs
-(benchmarks/world_attack).
+"""Both attacks on the world's models by the benchmarks' own code, on a few inputs (benchmarks/world_attack, world_steer).
 
-The full run has 60 inputs for each model; its figures are committed there.
+The full runs have hundreds of inputs; their figures are committed there.
 """
 
 from __future__ import annotations
@@ -33,3 +32,17 @@ def test_answers_change_under_the_attack_and_not_under_noise(nodes: ModuleType, 
     assert attacked.changed >= 3
     assert noisy.changed <= 1
     assert attacked.changed > noisy.changed
+
+
+def test_the_coloriser_is_led_to_a_colour_and_noise_leads_nowhere(nodes: ModuleType) -> None:
+    from provoke.benchmarks.world_attack.run import sign_noise
+    from provoke.benchmarks.world_steer import run as bench
+    from provoke.tools.inprocess import execute, upscale_model, upscaled
+
+    model = upscale_model("provoke-demo-world-coloriser.safetensors")
+    (scorer,) = execute(nodes.LoadScorer, scorer="first")
+    asked = bench.ask(nodes, model, "coloriser", 16, INPUTS, 700)
+    led = bench.there(bench.steer(nodes, scorer, model, asked, INPUTS, **bench.MAIN), asked.wanted)
+    noise = sign_noise(asked.image, 8.0, asked.grey[..., None], 1)
+    assert sum(led) >= 4  # of six: the full run's lower end is 80 %
+    assert sum(bench.there(upscaled(model, noise), asked.wanted)) == 0
