@@ -19,7 +19,7 @@ _QWEN = {**_CLIP, "num_key_value_heads": 1}
 _SIZES = {
     **{f"{name}_model_config": _CLIP for name in ("clip_l", "clip_g", "clip_h")},
     "t5xxl_model_config": _T5,
-    "qwen3_4b_model_config": _QWEN,
+    **{f"{name}_model_config": _QWEN for name in ("qwen3_4b", "qwen25_7b")},
 }
 
 
@@ -47,7 +47,10 @@ def text_encoder(kind: str, *, seed: int = 0, embeddings: Sequence[str] = ()) ->
         "sd3": (functools.partial(sd3.SD3ClipModel, t5=False), sd3.SD3Tokenizer),
         "flux": (flux.FluxClipModel, flux.FluxTokenizer),
         "z-image": (z_image.ZImageTEModel, z_image.ZImageTokenizer),
-        "qwen-image": (z_image.ZImageTEModel, qwen_image.QwenImageTokenizer),
+        "qwen-image": (
+            functools.partial(SD1ClipModel, name="qwen25_7b", clip_model=z_image.Qwen3_4BModel),
+            qwen_image.QwenImageTokenizer,
+        ),
     }[kind]
     options = {"dtype": torch.float32, **{name: dict(sizes) for name, sizes in _SIZES.items()}}
     made = comfy.sd.CLIP(
