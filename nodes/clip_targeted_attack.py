@@ -12,7 +12,6 @@ from typing import Any
 from ..host.api import io, schema
 from . import image_attack, image_attack_sockets, smoothing, steering
 from .attack_settings import AttackSettings
-from .smoothing import Smoothing
 
 
 class ClipTargetedAttack(io.ComfyNode):
@@ -31,16 +30,17 @@ class ClipTargetedAttack(io.ComfyNode):
                 *image_attack_sockets.inputs(),
                 *steering.inputs(),
                 *smoothing.inputs(1.0),
+                *steering.later_inputs(),
             ],
             outputs=image_attack_sockets.outputs(),
         )
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
-        smoothed = Smoothing(inputs.pop("smoothing"), inputs.pop("smoothing_copies"), cells=1)
-        names = {widget.id for widget in steering.inputs()}
-        settings = AttackSettings(**{name: value for name, value in inputs.items() if name not in names})
-        led = steering.steering(settings.count, **{name: value for name, value in inputs.items() if name in names})
+        smoothed, rest = smoothing.taken(inputs, cells=1)
+        names = {widget.id for widget in (*steering.inputs(), *steering.later_inputs())}
+        settings = AttackSettings(**{name: value for name, value in rest.items() if name not in names})
+        led = steering.steering(settings.count, **{name: value for name, value in rest.items() if name in names})
         return image_attack.run(
             settings,
             led.objective,

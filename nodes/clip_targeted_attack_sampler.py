@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from ..host.api import io, schema
 from . import sampler_attack, smoothing, steering
-from .smoothing import Smoothing
 
 
 class _Node(io.ComfyNode):
@@ -30,14 +29,19 @@ class _Node(io.ComfyNode):
             description="A sampler whose result is led to a text or a reference picture by a CLIP, by a small change "
             "of the conditioning, the latent or the control image; prompt, seed and model stay.",
             search_aliases=["provoke", "CLIP", "targeted attack", "steer", "text guided", "edit", "KSampler"],
-            inputs=[*sampler_attack.inputs(cls.form), *steering.inputs(), *smoothing.inputs(0.0)],
+            inputs=[
+                *sampler_attack.inputs(cls.form),
+                *steering.inputs(),
+                *smoothing.inputs(0.0),
+                *steering.later_inputs(),
+            ],
             outputs=sampler_attack.outputs(cls.form),
         )
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         graph, search, attack, rest = sampler_attack.taken(inputs)
-        smoothed = Smoothing(rest.pop("smoothing"), rest.pop("smoothing_copies"), cells=1)
+        smoothed, rest = smoothing.taken(rest, cells=1)
         led = steering.steering(attack.count, **rest)
         return sampler_attack.run(
             cls.form,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,13 @@ class Smoothing:
                 yield budget.start(rngs, self.share * epsilon / budget.epsilon, self.cells)
 
 
+def taken(inputs: dict[str, Any], cells: int | None) -> tuple[Smoothing, dict[str, Any]]:
+    """These widgets' values, and the inputs that are left."""
+    names = ("smoothing", "smoothing_copies")
+    rest = {name: value for name, value in inputs.items() if name not in names}
+    return Smoothing(inputs.get(names[0], 0.0), inputs.get(names[1], 4), cells), rest
+
+
 def inputs(default: float) -> list[io.Input]:
     """What came to every steering node later, after its other widgets. Nothing may be added here."""
     return [
@@ -56,6 +64,7 @@ def inputs(default: float) -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.05,
+            optional=True,  # appended: prompts saved before it lack it, and were not smoothed
             advanced=True,
             tooltip="Averages the gradient over random changes of the input, so that an answer that only ever jumps "
             "can be led over the jump: their standard deviation, as a share of epsilon. Pictures and latents change in "
@@ -67,6 +76,7 @@ def inputs(default: float) -> list[io.Input]:
             default=4,
             min=1,
             max=64,
+            optional=True,
             advanced=True,
             tooltip="Over how many such changes each gradient is averaged. Each costs a run of the model and its "
             "backward pass.",

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..core import augment, objectives, semantic
 from ..core.augment import Augmentation
 from ..core.errors import ProvokeError
-from ..core.objectives import WeightedSum
+from ..core.objectives import Objective, WeightedSum
 from ..host.api import io
 from ..host.judges import Held, judging
 from .measured import Verdict
-from .objective import Make, ScorerSocket, Situation
+from .objective import Make, ObjectiveSocket, Parts, ScorerSocket, Situation
 from .objectives import check_target, vector
 
 GUIDANCES = ["auto", "similarity", "direction (dot product)", "direction (cosine)"]
@@ -70,6 +70,18 @@ def inputs() -> list[io.Input]:
     ]
 
 
+def later_inputs() -> list[io.Input]:
+    """What came later still. Nothing may be added here."""
+    return [
+        ObjectiveSocket.Input(
+            "objective",
+            optional=True,
+            tooltip="What the result is to have more of besides, added to the score: a distance with a negative weight "
+            "(Combine Objectives) keeps it near the usual one, a classifier makes the scorer harder to fool.",
+        ),
+    ]
+
+
 @dataclass(frozen=True)
 class Steering:
     """Where a search is led, and how its report is judged.
@@ -99,6 +111,7 @@ def steering(
     target_picture: Tensor | None = None,
     source_picture: Tensor | None = None,
     second_judge: Held | None = None,
+    objective: Parts | None = None,
 ) -> Steering:
     """From what came in on `inputs`, for `count` results an image.
 
@@ -112,16 +125,19 @@ def steering(
         source = vector(scorer, source_text, source_picture).cpu() if directed else None
     still = "source and target are the same" if source is not None and semantic.same(targets[0], source) else ""
     together = diversity > 0 and count > 1
+    also = () if objective is None else objective.held
 
     def towards(situation: Situation) -> WeightedSum:
         default = situation.needs_default("target")
         embed, target = scorer.judge.encode_images, targets[0].to(default.device)
         if source is None:
-            objective = semantic.similarity(embed, target)
+            led = semantic.similarity(embed, target)
         else:
             cosine = guidance == "direction (cosine)"
-            objective = semantic.directional(embed, default, target, source.to(default.device), cosine=cosine)
-        parts = {"target": (1.0, objective)}
+            led = semantic.directional(embed, default, target, source.to(default.device), cosine=cosine)
+        parts: dict[str, tuple[float, Objective]] = {"target": (1.0, led)}
+        if objective is not None:
+            parts["objective"] = (1.0, objective.build(situation))
         if together:
             parts["diversity"] = (diversity, objectives.pairwise_diversity(count, situation.region))
         return WeightedSum(parts)
@@ -129,10 +145,13 @@ def steering(
     names = ("similarity to the target", "the second judge")
     return Steering(
         objective=towards,
-        judges=judges,
+        judges=[*judges, *(one for one in also if all(one is not judge for judge in judges))],
         verdicts=[
-            Verdict(f"{name}, {held.judge.name}", similarity_to(held, target))
-            for name, held, target in zip(names, judges, targets, strict=False)
+            *(
+                Verdict(f"{name}, {held.judge.name}", similarity_to(held, target))
+                for name, held, target in zip(names, judges, targets, strict=False)
+            ),
+            *([] if objective is None else [Verdict(objective.name, objective.build)]),
         ],
         still=still,
         coupled=together,
