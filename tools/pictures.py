@@ -176,7 +176,7 @@ def steer_world(nodes: Any) -> Image.Image:
     import torch
 
     model = upscale_model("provoke-demo-world-coloriser.safetensors")
-    image = scenes(nodes, 2, seed=8, count=8)[0]
+    image, grey = scenes(nodes, 2, seed=8, count=8)[:2]
     usual = upscaled(model, image)
     said = nodes.ReadDemoScene.execute(usual).args[0].split("\n")
     single = [i for i, line in enumerate(said) if " of " not in line and "above" not in line and "below" not in line]
@@ -189,7 +189,7 @@ def steer_world(nodes: Any) -> Image.Image:
             shape = thing.split()[-1]
             pictures, captions = [image[i], usual[i]], ["what it gets", f"answers: {thing}"]
             for colour in ("red", "green", "blue", "yellow"):
-                fixed = {"epsilon": 8.0, "count": 1, "truncation": "clip", "source_text": thing}
+                fixed = {"epsilon": 8.0, "count": 1, "truncation": "clip", "steps": 15, "perturb_mask": grey[i : i + 1]}
                 inputs = {"model": model, "image": image[i : i + 1], "scorer": scorer, **fixed}
                 target = f"a {colour} {shape}"
                 found = execute(nodes.ClipTargetedAttack, **inputs, target_text=target)
