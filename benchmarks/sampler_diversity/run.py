@@ -34,7 +34,7 @@ MODEL, STEPS, CFG, SEED = "4 steps", 4, 1.0, 7
 PROMPTS, COUNT, DRAWS = 10, 4, 16
 NORMS = (0.03, 0.06, 0.1, 0.15, 0.25, 0.4)  # root mean square of the change, of the conditioning's own RMS
 MORE_NOISE = (0.6, 0.8, 1.0, 1.4)  # noise needs more to lose as much adherence
-CHOICES: dict[str, Any] = {"norm": "L2", "search_steps": 10}
+CHOICES: dict[str, Any] = {"norm": "L2", "search_steps": 10, "keep": 20.0}
 RESAMPLED = 2000
 
 

@@ -93,7 +93,8 @@ def answer(nodes: Any, model: Any, scorer: Any, asked: Question, colour: str, wa
     else:
         pictures = {"scorer": scorer, "target_picture": target, "source_picture": asked.default}
         random = {"method": "random", "steps": 2 * STEPS} if way.startswith("best of n") else {}
-        made = execute(nodes.ClipTargetedAttack, **{**fixed, **random}, truncation="clip", **pictures)
+        steering = {**fixed, **random, **pictures, "smoothing": 0.0}
+        made = execute(nodes.ClipTargetedAttack, **steering, truncation="clip")
     return made[0], made[2]
 
 

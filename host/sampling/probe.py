@@ -26,7 +26,8 @@ SHARP_STEPS = (
     1e-4,
     3e-5,
 )  # where neither of STEPS agrees, and the model does not jump: a trained one can be that sharp
-HALVINGS = (8, 11)  # of an interval, until a smooth function is a line in it
+HALVINGS = (8, 12)  # of an interval, until a smooth function changes less and less in it, and a jump stays
+JUMP = 0.6  # share of the change that stays: of a jump all, of a line a sixteenth, of the steepest model seen two fifths
 STATE = 1e-3  # by how much (of its RMS) an evaluation that is run again may differ: kernels on a GPU are not exact
 ROUNDING = 1e-5  # of the result, in float32: what a difference can be by rounding alone
 
@@ -193,7 +194,7 @@ class _Look:
 
     def _jumps(self, values: list[Tensor], way: list[Tensor], function: Any, h: float) -> bool:
         """Whether <weight, result> jumps somewhere between -h and h along a way: halves the interval again and again
-        where it changes more. A smooth one changes by an eighth in an eighth in the end, however steep it is."""
+        where it changes more. A smooth one changes less in a smaller interval in the end, however steep it is."""
 
         def at(t: float) -> tuple[float, float]:
             out = function([v + t * d for v, d in zip(values, way, strict=True)])
@@ -211,7 +212,7 @@ class _Look:
                 low, below = middle, value
             change.append(abs(above - below))
         before, after = (change[count - 1] for count in HALVINGS)
-        return after > max(before / 3, 2 * noise)
+        return after > max(JUMP * before, 2 * noise)
 
     def _measured(
         self, values: list[Tensor], ways: list[list[Tensor]], function: Any, h: float
