@@ -101,7 +101,7 @@ def perspective(distortion: float) -> Augmentation:
 
 def _homography(start: Tensor, end: Tensor) -> Tensor:
     """The 3 x 3 matrix that takes four points (4 2) to four others."""
-    rows = []
+    rows: list[list[float]] = []
     for (x, y), (u, v) in zip(start.tolist(), end.tolist(), strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
     solved = torch.linalg.solve(torch.tensor(rows, dtype=start.dtype), end.flatten())

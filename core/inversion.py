@@ -121,7 +121,7 @@ class Pulled:
         assert own.gradient is not None
         climb = self.free(own.gradient)
         if self.balanced:
-            wanted = 1.0 if given is None else _size(given)
+            wanted: Tensor | float = 1.0 if given is None else _size(given)
             climb = climb * per_item(wanted / _size(climb).clamp_min(1e-30), climb)
         climb = self.balance * climb
         total = climb if given is None else climb + given

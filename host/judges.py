@@ -27,7 +27,7 @@ from .gradients import GradientSession, gradient_session
 from .inplace import Guard
 from .memory import Managed, resident, without_dynamic_memory
 
-CLIP_FOLDER, CLASSIFIER_FOLDER = "provoke_clip", "provoke_classifiers"
+CLIP_FOLDER, CLASSIFIER_FOLDER, VLM_FOLDER = "provoke_clip", "provoke_classifiers", "provoke_vlm"
 SETTINGS = ("config.json", "open_clip_config.json")  # of an entry
 LARGEST = 1e3  # a projection's entries are below 1; memory that nobody wrote to holds anything
 
@@ -42,7 +42,7 @@ def entries(kind: str) -> list[str]:
     `name.json` (open_clip's config) beside them.
 
     Args:
-        kind: CLIP_FOLDER or CLASSIFIER_FOLDER, registered with the host (host/folders.py).
+        kind: CLIP_FOLDER, CLASSIFIER_FOLDER or VLM_FOLDER, registered with the host (host/folders.py).
     """
     return sorted(_places(kind))
 

@@ -17,6 +17,7 @@ from .failure_report import FailureReport
 from .latent_search import LatentSearch, LatentSearchCustom
 from .load_demo_models import LoadDemoModels
 from .load_judges import LoadClassifier, LoadScorer, ScorerFromClip, ZeroShotClassifier
+from .load_vlm import LoadVlm
 from .noise_files import LatentFromNoise, NoiseFromLatent
 from .objectives import ClassObjective, ClipObjective, CombineObjectives, DirectionObjective, DistanceObjective
 from .read_demo_scene import ReadDemoScene
@@ -24,6 +25,8 @@ from .robust_objective import RobustClassObjective
 from .score_images import PickBest, ScoreImages
 from .untargeted_attack import UntargetedAttack
 from .untargeted_attack_sampler import UntargetedAttackSampler, UntargetedAttackSamplerCustom
+from .vlm_inversion import VlmInversion, VlmInversionSampler
+from .vlm_objective import VlmObjective
 
 
 class Provoke(ComfyExtension):
@@ -43,6 +46,8 @@ class Provoke(ComfyExtension):
             ClipTargetedAttackSamplerCustom,
             LatentSearch,
             LatentSearchCustom,
+            VlmInversionSampler,
+            VlmInversion,
             AdversarialToken,
             SaveEmbedding,
             BestOfSeeds,
@@ -55,11 +60,13 @@ class Provoke(ComfyExtension):
             DirectionObjective,
             ClassObjective,
             RobustClassObjective,
+            VlmObjective,
             CombineObjectives,
             LoadScorer,
             ScorerFromClip,
             LoadClassifier,
             ZeroShotClassifier,
+            LoadVlm,
             ScoreImages,
             PickBest,
             FailureReport,

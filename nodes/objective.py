@@ -19,6 +19,7 @@ PROMPT = "{prompt}"  # in an objective's text
 
 ScorerSocket = io.Custom("PROVOKE_SCORER")
 ClassifierSocket = io.Custom("PROVOKE_CLASSIFIER")
+VlmSocket = io.Custom("PROVOKE_VLM")
 ObjectiveSocket = io.Custom("PROVOKE_OBJECTIVE")
 ScoresSocket = io.Custom("PROVOKE_SCORES")
 

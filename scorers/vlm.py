@@ -158,9 +158,7 @@ def caption_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Source: `transformers.loss.loss_utils.ForCausalLMLoss`, here per picture.
     """
     wanted = labels[:, 1:]
-    each = functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2), wanted, ignore_index=UNLABELLED, reduction="none"
-    )
+    each = functional.cross_entropy(logits[:, :-1].transpose(1, 2), wanted, ignore_index=UNLABELLED, reduction="none")
     return each.sum(1) / (wanted != UNLABELLED).sum(1)
 
 

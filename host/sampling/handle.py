@@ -143,10 +143,32 @@ class Sampling:
         rng = torch.Generator().manual_seed(seed)
         return comfy.sample.prepare_noise_inner(self.latent.cpu(), rng, self._batch_index).to(self.noise)
 
-    def denoised(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The x0 prediction for a noisy latent in the model's own space (B C h w) at one sigma: one evaluation."""
+    def denoised(self, x: Tensor, sigma: Tensor, conds: Conds | None = None) -> Tensor:
+        """The x0 prediction for a noisy latent in the model's own space (B C h w) at one sigma: one evaluation.
+
+        conds: from `processed`, in the place of the graph's own.
+        """
         options = self._extra["model_options"]
-        return self.evaluator(x, sigma.expand(len(x)), options, self._extra["seed"])
+        before = self.evaluator.conds
+        if conds is not None:  # the look at the model puts conds of its own there
+            self.evaluator.conds = conds
+        try:
+            return self.evaluator(x, sigma.expand(len(x)), options, self._extra["seed"])
+        finally:
+            self.evaluator.conds = before
+
+    def processed(self, conditioning: Mapping[str, Conditioning]) -> Conds:
+        """Conditionings in the place of the guider's, by name, as `denoised` takes them."""
+        return self._processed(conditioning, self.noise, self.model_latent, False)
+
+    def latent_of(self, x: Tensor) -> Tensor:
+        """What is in the model's own space (B C h w) in the units of a LATENT, float32. Differentiable."""
+        return self._model_out(x)
+
+    @property
+    def model_sampling(self) -> Any:
+        """The host's: how this model's noise levels, inputs and predictions go together."""
+        return self._model.model_sampling
 
     def bytes_kept(self, x: Tensor, sigma: Tensor) -> int:
         """What the graph of `denoised` keeps, in bytes, without the weights and x."""

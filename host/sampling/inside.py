@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...core.errors import GradientError, ProvokeError
 from ..decode import Decoder
 from ..gradients import gradient_session, normal
-from ..memory import Ladder
+from ..memory import PROBE_BYTES, Ladder, Managed
 from ..trees import mapped
 from .evaluations import KEPT, KEPT_BY_CONTROLS, NESTED, ONCE, Evaluator, controls, swaps_weights
 from .handle import Sampling
@@ -116,6 +116,44 @@ def inside(
     return entry.result[0]
 
 
+def within(
+    model_wrap: Any,
+    sigmas: Tensor,
+    extra_args: dict[str, Any],
+    noise: Tensor,
+    latent_image: Tensor,
+    denoise_mask: Tensor | None,
+    body: Callable[[Sampling], T],
+    *,
+    vae: Any,
+    also: Sequence[Any] = (),
+    notes: list[str] | None = None,
+) -> T:
+    """`inside` for a SAMPLER of the host: runs `body` within its own `sample`, and returns what the body returns.
+
+    The model has been loaded by then and stays under whatever management it is: the body may evaluate it (in inference
+    mode), and no gradient goes through it. Gradients go through the VAE's decoder.
+
+    Args:
+        model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask: as the host calls `Sampler.sample`.
+        vae, also, notes: as in `inside`; loaded in one request with everything that the sampling has loaded.
+    """
+    notes = [] if notes is None else notes
+    _check_sigmas(sigmas)
+    _refuse_second_model(model_wrap)
+    decoder = Decoder(vae, notes)
+    model = model_wrap.inner_model
+    latent = latent_image if torch.count_nonzero(latent_image) == 0 else model.process_latent_out(latent_image)
+    sampler = forward_only(comfy.samplers.sampler_object("euler"))  # of the handle; the body does not sample
+    entry: _Inside[T] = _Inside(sampler, body, decoder, None, {"samples": latent}, notes, False, False, False)
+    entry.conditioning = conditioning_of(model_wrap)
+    loaded = [one for one in model_wrap.loaded_models if isinstance(one, comfy.model_patcher.ModelPatcher)]
+    Managed(model_wrap.model_patcher, *loaded, decoder.patcher, *also).ask(PROBE_BYTES)
+    with _open(decoder.patcher, also):
+        entry.sample(model_wrap, sigmas, extra_args, None, noise, latent_image, denoise_mask, True)
+    return entry.result[0]
+
+
 class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
     """The sampler that the guider is given: it opens the session and calls the body."""
 
@@ -129,7 +167,9 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
         notes: list[str],
         check: bool,
         gradient: bool,
+        through_model: bool = True,
     ) -> None:
+        self._through_model = through_model
         self._sampler, self._body, self._decoder, self._encoder = sampler, body, decoder, encoder
         self._latent, self._notes, self._check, self._gradient = latent, notes, check, gradient
         self.conditioning: dict[str, Any] = {}
@@ -160,10 +200,12 @@ class _Inside(comfy.samplers.Sampler, Generic[T]):  # type: ignore[misc]
                 "turn freenoise off in the context windows node",
             )
         found = controls(model_wrap.conds)
-        roots = [model_wrap.inner_model, *_modules(model_wrap.loaded_models), *_modules_of_controls(found)]
+        roots: list[nn.Module] = []
+        if self._through_model:
+            roots = [model_wrap.inner_model, *_modules(model_wrap.loaded_models), *_modules_of_controls(found)]
         roots += [part.module for part in (self._decoder, self._encoder) if part is not None]
         roots = list({id(root): root for root in roots}.values())
-        swapped = model_wrap.inner_model if swaps_weights(model_wrap.conds) else None
+        swapped = model_wrap.inner_model if self._through_model and swaps_weights(model_wrap.conds) else None
         # foreign: GGUF's weights cannot be aliased; they become ordinary tensors in every forward, and the check tells
         with gradient_session(*roots, foreign=True) as session, lean_casts(roots, swapped):
             before = model_wrap.conds

@@ -39,9 +39,9 @@ def llava(folders: Folders, **shard: Any) -> Path:
         vision_feature_layer=-2,
     )
     transformers.LlavaForConditionalGeneration(config).save_pretrained(folder, **shard)
-    transformers.CLIPImageProcessor(
-        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}
-    ).save_pretrained(folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(
+        folder
+    )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(OPT / name, folder)
     return folder
