@@ -49,16 +49,26 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], label: str, path: Path) ->
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(panels), figsize=(8, 3), sharey=True, layout="constrained", squeeze=False)
+    ways = list(dict.fromkeys(way for lines in panels.values() for way in lines))  # a way has its colour in all panels
     for axis, (name, lines) in zip(axes[0], panels.items(), strict=True):
         for way, curve in lines.items():
             rates = [100 * rate["rate"] for _, rate in curve]
             ends = [[100 * abs(rate[end] - rate["rate"]) for _, rate in curve] for end in ("low", "high")]
-            axis.errorbar([epsilon for epsilon, _ in curve], rates, ends, label=way, capsize=3, marker="o", ms=3)
+            axis.errorbar(
+                [epsilon for epsilon, _ in curve],
+                rates,
+                ends,
+                label=way,
+                capsize=3,
+                marker="o",
+                ms=3,
+                color=f"C{ways.index(way)}",
+            )
         ticks = sorted({epsilon for curve in lines.values() for epsilon, _ in curve})
         axis.set(title=name, xlabel="epsilon, of 255 levels", xscale="log", ylim=(-3, 103))
         axis.set_xticks(ticks, [f"{epsilon:g}" for epsilon in ticks])
         axis.minorticks_off()
+        axis.legend(frameon=False, fontsize="small")
     axes[0, 0].set_ylabel(label)
-    axes[0, 0].legend(frameon=False)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

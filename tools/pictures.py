@@ -222,30 +222,6 @@ def titled(sheet: Image.Image, title: str) -> Image.Image:
     return with_title
 
 
-def vary_objective(nodes: Any) -> Image.Image:
-    """Vary Result on the coloriser with objectives: its own, a class, a picture, and a sum."""
-    model = upscale_model("provoke-demo-world-coloriser.safetensors")
-    image, default = single_circle(nodes, model)
-    (scorer,) = execute(nodes.LoadScorer, scorer="first")
-    classifier, _ = execute(nodes.LoadClassifier, classifier="provoke-demo-resnet")
-    (class_,) = execute(nodes.ClassObjective, classifier=classifier, class_name="pink circle")
-    (like,) = execute(nodes.ClipObjective, scorer=scorer, text="a pink circle")
-    (both,) = execute(nodes.CombineObjectives, first=class_, first_weight=0.1, second=like)
-    wanted = {"its own: away from the default": {}, "class 'pink circle' + similarity": {"objective": both}}
-    rows = []
-    for name, choice in wanted.items():
-        fixed = {"model": model, "image": image, "epsilon": 8.0, "count": 4, "diversity": 1.0}
-        results, *_ = attack(nodes, **fixed, **choice)
-        rows.append(row([image[0], default[0], *results], ["what it gets", "what it always answers", name, *[""] * 3]))
-    return stack(rows)
-
-
-def single_circle(nodes: Any, model: Any) -> tuple[Any, Any]:
-    """A circle without its colour, and what a model makes of it."""
-    image = execute(nodes.DemoScene, seed=15, count=1, objects="one", missing="the colours (for the coloriser)")[0]
-    return image, upscaled(model, image)
-
-
 def pick_best(nodes: Any) -> Image.Image:
     """Drawings of one prompt in the order of their scores."""
     from ..benchmarks.world_diffusion.run import Painter
@@ -345,7 +321,6 @@ PICTURES: dict[str, Callable[[Any], Image.Image]] = {
     "scores": scores,
     "classes": classes,
     "pick-best": pick_best,
-    "vary-objective": vary_objective,
     "vary-curve": vary_curve,
     "steer-world": steer_world,
     "steer-curve": steer_curve,
