@@ -27,7 +27,7 @@ SHARP_STEPS = (
     3e-5,
 )  # where neither of STEPS agrees, and the model does not jump: a trained one can be that sharp
 HALVINGS = (8, 12)  # of an interval, until a smooth function changes less and less in it, and a jump stays
-JUMP = 0.6  # share of the change that stays: of a jump all, of a line a sixteenth, of the steepest model seen two fifths
+JUMP = 0.6  # share of the change that stays: of a jump all, of a line 1/16, of the steepest model seen two fifths
 STATE = 1e-3  # by how much (of its RMS) an evaluation that is run again may differ: kernels on a GPU are not exact
 ROUNDING = 1e-5  # of the result, in float32: what a difference can be by rounding alone
 

@@ -1,4 +1,5 @@
-"""Both attacks on the world's models by the benchmarks' own code, on a few inputs (benchmarks/world_attack, world_steer).
+"""Both attacks on the world's models by the benchmarks' own code, on a few inputs (benchmarks/world_attack and
+world_steer).
 
 The full runs have hundreds of inputs; their figures are committed there.
 """
