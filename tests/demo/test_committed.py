@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from spandrel import ModelLoader
 
 from provoke.demo import checker, questions, world
-from provoke.demo.training import committed
+from provoke.demo.training import committed, loop
 
 FOLDER = Path(committed.__file__).resolve().parents[1] / "weights" / "upscale_models"
 KINDS = {"inpainter": committed.WorldInpainter, "coloriser": committed.WorldColoriser}
@@ -100,12 +101,28 @@ def test_an_attack_keeps_to_its_ball_and_its_place(kind: str) -> None:
     rng = torch.Generator().manual_seed(4)
     scenes = world.sample(3, rng)
     question = trainer.question(scenes, questions.levels(questions.random_tints(scenes, rng)))
-    changed = trainer.attacked(question, scenes)
+    changed = trainer.attacked(question, scenes, rng)
     assert float((changed - question).abs().max()) <= committed.EPSILON + 1e-6
     assert 0 <= float(changed.min()) <= float(changed.max()) <= 1
     if kind == "inpainter":
         inside = questions.hole(scenes).expand_as(question) > 0
         assert torch.equal(changed[inside], question[inside])
+
+
+def test_a_training_goes_on_from_exported_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it began at its last step, nothing is trained: the same weights come out, bit for bit."""
+    monkeypatch.setattr(loop, "HERE", tmp_path)
+    monkeypatch.setattr(loop, "WEIGHTS", tmp_path)
+    made = KINDS["coloriser"](0, torch.device("cpu"))
+    (tmp_path / made.folder).mkdir()
+    given = (FOLDER / f"{made.name}.safetensors").read_bytes()
+    (tmp_path / made.folder / f"{made.name}.safetensors").write_bytes(given)
+    assert loop.train(made, minutes=5, steps=7, onward=7)
+    assert load(given) == load((tmp_path / made.folder / f"{made.name}.safetensors").read_bytes())
+
+
+def load(data: bytes) -> dict[str, list[float]]:
+    return {name: tensor.flatten().tolist() for name, tensor in safetensors.torch.load(data).items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
