@@ -168,7 +168,7 @@ class _Opened:
     group_size: int
     augment: Augmentation | None
     copies: int
-    smoothing: Smoothing | None
+    smoothing: Smoothing | None = None
     made: list[tuple[Variable, Budget, Tensor, Tensor | None]] = field(default_factory=list)
 
     def plan(self, sampling: Sampling, default: Tensor) -> Plan:
