@@ -120,17 +120,28 @@ def search(
 
 
 def best_start(
-    problem: Problem, starts: Iterable[Tensor], rng: torch.Generator, *, group_size: int = 1
+    problem: Problem,
+    starts: Iterable[Tensor],
+    seed: int,
+    *,
+    group_size: int = 1,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Tensor, float]:
     """The best of several points to start from, per item (or group), by their scores, and what looking cost in
     forward-equivalents. Where no score is finite it is the first.
 
-    starts: at least one, B ... each. Source: random restarts of PGD (Madry et al. 2018), told apart before the search.
+    Args:
+        starts: at least one, B ... each; taken one by one.
+        seed: of the problem's chance, the same for every start.
+        should_stop: asked before each but the first.
+    Source: random restarts of PGD (Madry et al. 2018), told apart before the search.
     """
     best: _Best | None = None
     cost = 0.0
     for start in starts:
-        now = problem.evaluate(start, rng, gradient=False)
+        if best is not None and should_stop():
+            break
+        now = problem.evaluate(start, torch.Generator().manual_seed(seed), gradient=False)
         usable = now.score.isfinite()
         best = _Best.of(start, now) if best is None else best.improved(start, now, usable, group_size)
         cost += now.cost

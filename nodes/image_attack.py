@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -127,10 +128,13 @@ class _Attack:
 
     def search(self) -> tuple[Step, list[float]]:
         """The last step, and minus the mean score of every step that has one."""
-        s, losses = self.settings, list[float]()
-        start, spent = self._start()
+        s, losses, began = self.settings, list[float](), time.monotonic()
 
-        def watched(should_stop: Callable[[], bool]) -> Iterator[Step]:
+        def left() -> float:
+            """Seconds of the time limit."""
+            return s.time_limit - (time.monotonic() - began)
+
+        def watched(start: Tensor, should_stop: Callable[[], bool]) -> Iterator[Step]:
             for step in search(
                 self.problem,
                 self.budget,
@@ -140,7 +144,7 @@ class _Attack:
                 rng=torch.Generator().manual_seed(s.seed % 2**63),
                 group_size=self.group_size,
                 target=s.stop_at_score / LEVELS or None,
-                time_limit=s.time_limit or None,
+                time_limit=max(left(), 0.0) if s.time_limit else None,
                 should_stop=should_stop,
             ):
                 scores = step["score"][step["score"].isfinite()]
@@ -152,22 +156,22 @@ class _Attack:
             return side_by_side(step["best_image"][: min(s.count, 4)])
 
         with stoppable() as should_stop:
-            last = drive(watched(should_stop), s.moves + 1, shown)
+            start, spent = self._start(lambda: should_stop() or (s.time_limit > 0 and left() <= 0))
+            last = drive(watched(start, should_stop), s.moves + 1, shown)
         return {**last, "cost": last["cost"] + spent}, losses
 
-    def _start(self) -> tuple[Tensor, float]:
+    def _start(self, should_stop: Callable[[], bool]) -> tuple[Tensor, float]:
         """Where the search starts, and what finding it cost in runs of the model."""
-        s = self.settings
+        s, smoothing = self.settings, self.smoothing
         if s.method == "random":
             return self.budget.random(self.rngs), 0.0
         start = self.budget.start(self.rngs, s.start_noise)
-        others = [] if self.smoothing is None else self.smoothing.starts(self.budget, self.rngs, s.epsilon / LEVELS)
-        tried = [start, *others]
-        if len(tried) == 1:
+        if smoothing is None or smoothing.share == 0:
             return start, 0.0
+        tried = chain([start], smoothing.starts(self.budget, self.rngs, s.epsilon / LEVELS))
         return best_start(
-            self.problem, tried, torch.Generator().manual_seed(s.seed % 2**63), group_size=self.group_size
-        )
+            self.problem, tried, s.seed % 2**63, group_size=self.group_size, should_stop=should_stop
+        )  # fmt: skip
 
     def finish(self, step: Step) -> Selection:
         """The better of best and last, on the 8-bit grid, re-scored there and re-checked against the budget."""

@@ -201,6 +201,7 @@ class _Opened:
             group_size=self.group_size,
             levels=variable.levels,
             around=lambda problem: problem if smooth is None else smooth.around(problem, budget, a.radius),
+            evaluations=1 if smooth is None else smooth.evaluations,
         )
 
 

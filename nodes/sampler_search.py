@@ -43,7 +43,7 @@ class Plan:
     an objective couples. levels: of the grid that a result has to lie on (255: 8 bit). candidates: more of them for the
     selector, by name, from the last step. around: what is put around the problem (a prior of the variable). problem:
     in place of sample and objective, with all that is around them (copies still says how many looks an evaluation is).
-    seeds: the selector's.
+    seeds: the selector's. evaluations: of the objective, in a step with its gradient.
     """
 
     budget: Budget
@@ -59,6 +59,7 @@ class Plan:
     around: Callable[[Problem], Problem] = field(default=lambda problem: problem)
     problem: Callable[[Route], Problem] | None = None
     seeds: Sequence[int] = (0,)
+    evaluations: int = 1
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def _searched(
     selection = select(
         problem(EXACT), plan.budget, candidates, seeds=plan.seeds, group_size=plan.group_size, levels=plan.levels
     )
-    looks = (step["i"] + 1 + len(candidates) * len(plan.seeds)) * plan.copies
+    looks = (step["i"] * (1 if s.random else plan.evaluations) + 1 + len(candidates) * len(plan.seeds)) * plan.copies
     return Found(
         selection, step, losses, step["cost"] + selection.cost, sampling.evaluations(), looks, list(notes)
     )  # fmt: skip

@@ -28,6 +28,11 @@ class Smoothing:
     copies: int
     cells: int | None
 
+    @property
+    def evaluations(self) -> int:
+        """Of the objective, in a step with its gradient."""
+        return 1 + self.copies if self.share > 0 else 1
+
     def around(self, problem: Problem, budget: Budget, epsilon: float) -> Problem:
         """The problem, smoothed within the variable's domain (not within the budget: an answer may change further
         off). epsilon: the widget's, in the variable's units."""
@@ -64,12 +69,12 @@ def inputs(default: float) -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.05,
-            optional=True,  # appended: prompts saved before it lack it, and were not smoothed
+            optional=True,  # appended: API prompts saved before it lack it, and run as they did
             advanced=True,
             tooltip="Averages the gradient over random changes of the input, so that an answer that only ever jumps "
-            "can be led over the jump: their standard deviation, as a share of epsilon. Pictures and latents change in "
-            "tint and light, a conditioning in every number. For an image model some such changes are tried as starts "
-            "as well. 0 turns it off.",
+            "can be led over the jump: their standard deviation, as a share of epsilon. Of pictures and latents each "
+            "channel is shifted, of a conditioning every number changes. For an image model 16 such shifts are tried "
+            "as starts as well. 0 turns both off.",
         ),
         io.Int.Input(
             "smoothing_copies",

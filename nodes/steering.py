@@ -123,7 +123,8 @@ def steering(
     with judging(*judges):
         targets = [vector(judge, target_text, target_picture).cpu() for judge in judges]
         source = vector(scorer, source_text, source_picture).cpu() if directed else None
-    still = "source and target are the same" if source is not None and semantic.same(targets[0], source) else ""
+    same = source is not None and semantic.same(targets[0], source)
+    still = "source and target are the same" if same and objective is None else ""
     together = diversity > 0 and count > 1
     also = () if objective is None else objective.held
 

@@ -106,14 +106,23 @@ def steer(nodes: Any, scorer: Any, model: Any, asked: Inputs, n: int, **choices:
     return results
 
 
+def may_change(asked: Inputs) -> Tensor:
+    """n H W 1."""
+    if asked.hole is not None:
+        return 1 - asked.hole[..., None]
+    assert asked.grey is not None
+    return asked.grey[..., None]
+
+
 @torch.no_grad()
-def best_of_tints(model: Any, scorer: Any, asked: Inputs, free: Tensor, n: int) -> Tensor:
-    """What the first n inputs become under the best of RUNS tints, by the same score: offsets of at most the largest
-    epsilon, one for each channel, at random. Whoever knows that tints decide needs no gradient."""
+def best_of_tints(model: Any, scorer: Any, asked: Inputs, n: int, draws: int = RUNS) -> Tensor:
+    """What the first n inputs become under the best of so many tints, by the score without copies: offsets of at most
+    the largest epsilon, one for each channel, at random. Whoever knows that tints decide needs no gradient."""
+    free = may_change(asked)
     results, judge = [], scorer.judge
     for place in range(n):
         rng = torch.Generator().manual_seed(SEED + place)
-        tints = EPSILONS[-1] / 255 * (2 * torch.rand((RUNS, 1, 1, 3), generator=rng) - 1)
+        tints = EPSILONS[-1] / 255 * (2 * torch.rand((draws, 1, 1, 3), generator=rng) - 1)
         tinted = (asked.image[place] + tints * free[place]).clamp(0, 1)
         drawn = upscaled(model, (tinted * 255).round() / 255)
         target = judge.encode_texts([caption(asked.wanted[place])])[0]
@@ -152,13 +161,27 @@ def one_model(nodes: Any, name: str, drawn: int, inputs: int, few: int) -> dict[
         results = steer(nodes, scorer, model, asked, n, **choices)
         rows.append(_row(variant, choices["epsilon"], second, results, asked.wanted[:n]))
         print(name, rows[-1], flush=True)
-    free = asked.grey[..., None] if asked.hole is None else 1 - asked.hole[..., None]
-    tinted = best_of_tints(model, scorer, asked, free, min(few, len(asked.wanted)))
+    free = may_change(asked)
+    tinted = best_of_tints(model, scorer, asked, min(few, len(asked.wanted)))
     rows.append(_row("best of n tints", EPSILONS[-1], second, tinted, asked.wanted[: len(tinted)]))
     for epsilon in EPSILONS:
         noisy = upscaled(model, sign_noise(asked.image, epsilon, free, SEED))
         rows.append(_row(f"sign noise, epsilon {epsilon:g}", epsilon, second, noisy, asked.wanted))
-    return {"drawn": drawn, "rows": rows}
+    return {"drawn": drawn, "rows": rows, "again": again(nodes, name, drawn, inputs)}
+
+
+def again(nodes: Any, name: str, drawn: int, inputs: int) -> list[dict[str, Any]]:
+    """The main row on scenes of another seed, with another seed of the search; and what its starts do alone."""
+    model = upscale_model(f"provoke-demo-world-{name}.safetensors")
+    scorer, second = (execute(nodes.LoadScorer, scorer=which)[0] for which in ("first", "second"))
+    asked = ask(nodes, model, name, drawn, inputs, SEED + 1)
+    n = len(asked.wanted)
+    led = steer(nodes, scorer, model, asked, n, **MAIN, seed=1)
+    started = best_of_tints(model, scorer, asked, n, 1 + TRIED)
+    return [
+        _row(MAIN_NAME, MAIN["epsilon"], second, led, asked.wanted),
+        _row(f"best of {1 + TRIED} tints", MAIN["epsilon"], second, started, asked.wanted),
+    ]
 
 
 def _row(variant: str, epsilon: float, second: Any, results: Tensor, wanted: Sequence[Thing]) -> dict[str, Any]:
@@ -207,6 +230,16 @@ def page(results: dict[str, Any]) -> str:
                 f"| {row['variant']} | {row['there']['n']} | {percent(row['there'])} | {percent(row['believed'])} "
                 f"| {percent(row['both'])} |"
                 for row in found["rows"]
+            ),
+            "",
+            "Again, on scenes of another seed, the search's seed another one too; and its starts without any step:",
+            "",
+            "| way | n | there | believed | both |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {row['variant']} | {row['there']['n']} | {percent(row['there'])} | {percent(row['believed'])} "
+                f"| {percent(row['both'])} |"
+                for row in found["again"]
             ),
             "",
         ]

@@ -117,9 +117,9 @@ def train(
 ) -> bool:
     """Train for the trainer's steps, or until the CPU minutes are spent; True if the weights passed and were exported.
 
-    `onward`: begin at this step of the schedule, with the exported weights (where the checkpoint is gone). `draft`
-    exports below the bar too, after every validation (to develop against). Time is this process's CPU time, so that a
-    busy machine does not shorten a training; on an accelerator it is wall time.
+    `onward`: begin at this step of the schedule, with the exported weights (where the checkpoint is gone); chance and
+    optimizer begin anew. `draft` exports below the bar too, after every validation (to develop against). Time is this
+    process's CPU time, so that a busy machine does not shorten a training; on an accelerator it is wall time.
     """
     total = steps or trainer.steps
     folder = HERE / ".runs" / trainer.name

@@ -73,6 +73,8 @@ def main() -> int:
     parser.add_argument("--onward", type=int, default=0, help="begin at this step, with the exported weights")
     parser.add_argument("--draft", action="store_true", help="export below the bar too, while training")
     arguments = parser.parse_args()
+    if arguments.resume and arguments.onward:
+        parser.error("--resume goes on from a checkpoint, --onward from the exported weights: one of them")
     torch.set_num_threads(arguments.threads)
     package = _package()
     if arguments.model in OF_THE_HOST:

@@ -21,11 +21,8 @@ WAYS = 4  # random directions
 CUT = 0.3  # by how much finite differences may disagree; a cut attention disagrees by more
 STEPS = (3e-3, 3e-2)  # of the variable's RMS; the second where the first disagrees: with TF32 that may be rounding
 ROUGH_STEPS = (3e-2, 0.2)
-SHARP_STEPS = (
-    3e-4,
-    1e-4,
-    3e-5,
-)  # where neither of STEPS agrees, and the model does not jump: a trained one can be that sharp
+# where neither of STEPS agrees, and the model does not jump: a trained one can be that sharp
+SHARP_STEPS = (3e-4, 1e-4, 3e-5)
 HALVINGS = (8, 12)  # of an interval, until a smooth function changes less and less in it, and a jump stays
 JUMP = 0.6  # share of the change that stays: of a jump all, of a line 1/16, of the steepest model seen two fifths
 STATE = 1e-3  # by how much (of its RMS) an evaluation that is run again may differ: kernels on a GPU are not exact
@@ -37,7 +34,8 @@ def look(handle: Sampling, *, check: bool) -> None:
     how much of the graph is kept.
 
     Args:
-        check: also compare with earlier runs and with finite differences: costs some 25 forwards, once.
+        check: also compare with earlier runs and with finite differences: costs some 25 forwards, once; up to five
+            times that where the differences disagree.
 
     Raises:
         GradientError: an evaluation that depends on what was evaluated before; a gradient that is missing, not finite,

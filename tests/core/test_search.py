@@ -293,11 +293,10 @@ def test_sample_generators_follow_the_variation_not_the_place():
 def test_the_best_start_is_picked_per_item_and_counted():
     far, near = torch.zeros(2, 1, 2, 2), GOAL.expand(2, 1, 2, 2).clone()
     mixed = torch.cat((near[:1], far[1:]))
-    rng = torch.Generator()
-    found, cost = best_start(Toy(), [far, mixed], rng)
+    found, cost = best_start(Toy(), [far, mixed], 0)
     assert torch.equal(found, mixed)
     assert cost == 2.0
-    found, _ = best_start(Toy(), [mixed, far, near], rng)
+    found, _ = best_start(Toy(), [mixed, far, near], 0)
     assert torch.equal(found, near)
 
 
@@ -305,7 +304,7 @@ def test_members_of_a_group_start_together():
     """Each takes the start at which their mean is highest, not its own best."""
     near, far = GOAL.expand(2, 1, 2, 2).clone(), torch.zeros(2, 1, 2, 2)
     first, second = torch.cat((near[:1], far[1:])), near - 0.1
-    found, _ = best_start(Toy(), [first, second], torch.Generator(), group_size=2)
+    found, _ = best_start(Toy(), [first, second], 0, group_size=2)
     assert torch.equal(found, second)
 
 
@@ -314,5 +313,14 @@ def test_starts_without_a_score_are_passed_over():
         return gradient, torch.full_like(score, torch.nan) if call == 0 else score
 
     points = [torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)]
-    assert torch.equal(best_start(Toy(spoil), points, torch.Generator())[0], points[1])
-    assert torch.equal(best_start(Toy(lambda i, g, s: (g, s * torch.nan)), points, torch.Generator())[0], points[0])
+    assert torch.equal(best_start(Toy(spoil), points, 0)[0], points[1])
+    assert torch.equal(best_start(Toy(lambda i, g, s: (g, s * torch.nan)), points, 0)[0], points[0])
+
+
+def test_starts_are_told_apart_by_the_same_chance_and_can_be_stopped():
+    near = GOAL.expand(1, 1, 2, 2).clone()
+    points = [near, near - 0.01, near - 0.02]
+    assert torch.equal(best_start(Toy(noise=100.0), points[::-1], 3)[0], near)
+    toy = Toy()
+    assert torch.equal(best_start(toy, points[::-1], 0, should_stop=lambda: toy.calls == 2)[0], points[1])
+    assert torch.equal(best_start(Toy(), points[::-1], 0, should_stop=lambda: True)[0], points[2])
