@@ -77,6 +77,8 @@ def run(
             seconds=time.monotonic() - began,
             verdicts=verdicts,
         )
+        if smoothing is not None and settings.climbs:
+            notes += smoothing.words
         report = describe(settings, model.name, [*notes, *model.notes], attack.budget, step, found, measured)
     # the host's loss graph divides by the range of what it gets
     loss = {"loss": losses} if len(set(losses)) > 1 else ExecutionBlocker(None)

@@ -38,8 +38,8 @@ def inputs() -> list[io.Input]:
             default=40,
             min=0,
             max=10_000,
-            tooltip="Steps of the search. Each costs two to three runs of the model a result (random: one). 0 gives "
-            "the model's own result.",
+            tooltip="Steps of the search. Each costs two to three runs of the model a result (random: one; with "
+            "smoothing: about twice the copies). 0 gives the model's own result.",
         ),
         io.Int.Input("count", default=4, min=1, max=64, tooltip="How many different results per image."),
         io.Int.Input(

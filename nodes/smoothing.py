@@ -33,6 +33,13 @@ class Smoothing:
         """Of the objective, in a step with its gradient."""
         return 1 + self.copies if self.share > 0 else 1
 
+    @property
+    def words(self) -> list[str]:
+        """For the report of an image model's search."""
+        if self.share == 0:
+            return []
+        return [f"gradients averaged over {self.copies} shifts ({self.share:g} epsilon); {TRIED} tried as starts"]
+
     def around(self, problem: Problem, budget: Budget, epsilon: float) -> Problem:
         """The problem, smoothed within the variable's domain (not within the budget: an answer may change further
         off). epsilon: the widget's, in the variable's units."""

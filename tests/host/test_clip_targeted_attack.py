@@ -119,6 +119,7 @@ def test_smoothing_is_counted_reproducible_and_can_be_off(
 
     def run(**choices: Any) -> tuple[Tensor, int]:
         outputs = steer(nodes, model=coloriser, image=grey[:1], scorer=scorer, **choices)
+        assert ("gradients averaged over 3 shifts" in outputs[-1]) == (choices["smoothing"] > 0)
         return outputs[2], int(re.search(r"cost\s+(\d+) runs", outputs[-1]).group(1))
 
     off, few = run(smoothing=0.0)
