@@ -242,8 +242,15 @@ def page(results: dict[str, Any]) -> str:
                 for row in found["again"]
             ),
             "",
+            f"Both runs together, there and believed: {percent(_together(rows[MAIN_NAME], found['again'][0]))} %.",
+            "",
         ]
     return "\n".join([*lines, "![success over epsilon](curve.png)", ""])
+
+
+def _together(*rows: dict[str, Any]) -> dict[str, Any]:
+    """Rows of independent inputs as one rate."""
+    return rate(sum(round(r["both"]["rate"] * r["both"]["n"]) for r in rows), sum(r["both"]["n"] for r in rows))
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
