@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .errors import ProvokeError
 
@@ -27,27 +26,20 @@ def per_item(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like).view(-1, *[1] * (like.ndim - 1))
 
 
-def gaussian(like: Tensor, rngs: Sequence[torch.Generator], cells: int | None = None) -> Tensor:
+def gaussian(like: Tensor, rngs: Sequence[torch.Generator], shift: bool = False) -> Tensor:
     """Standard normal noise shaped like `like` (B, ...); item i is drawn from CPU generator i, whoever else is in the
-    batch. cells: as in `normal`.
+    batch. shift: as in `normal`.
     """
-    return torch.stack([normal(like.shape[1:], rng, cells) for rng in rngs]).to(like)
+    return torch.stack([normal(like.shape[1:], rng, shift) for rng in rngs]).to(like)
 
 
-def normal(shape: Sequence[int], rng: torch.Generator, cells: int | None = None) -> Tensor:
-    """Standard normal noise.
-
-    cells: None draws every entry on its own. A number draws a grid of so many cells a side (of the last two dimensions)
-        and interpolates it: what a model feels of a picture's tint or light, noise on each pixel would average away; 1
-        is one offset for each channel.
+def normal(shape: Sequence[int], rng: torch.Generator, shift: bool = False) -> Tensor:
+    """Standard normal noise; with `shift` one number for each channel (the same over the last two dimensions): what a
+    model feels of a picture's tint or light, noise on each pixel would average away.
     """
-    if cells is None:
+    if not shift:
         return torch.randn(tuple(shape), generator=rng)
-    coarse = torch.randn((1, *shape[:-2], cells, cells), generator=rng)
-    if cells == 1:
-        return coarse[0].expand(*shape)
-    noise = functional.interpolate(coarse, tuple(shape[-2:]), mode="bicubic", align_corners=False)[0]
-    return noise / noise.square().mean().sqrt()
+    return torch.randn((*shape[:-2], 1, 1), generator=rng).expand(*shape)
 
 
 class Budget(ABC):
@@ -95,11 +87,11 @@ class Budget(ABC):
                 "paint a larger perturb_mask; the hole itself never counts",
             )
 
-    def start(self, rngs: Sequence[torch.Generator], scale: float, cells: int | None = None) -> Tensor:
+    def start(self, rngs: Sequence[torch.Generator], scale: float, shift: bool = False) -> Tensor:
         """Center plus Gaussian noise, standard deviation scale * epsilon, projected (z0 ~ N(0, delta^2) of arXiv
-        2403.08294). cells: as in `normal`.
+        2403.08294). shift: as in `normal`.
         """
-        return self.project(self.center + scale * self.epsilon * gaussian(self.center, rngs, cells))
+        return self.project(self.center + scale * self.epsilon * gaussian(self.center, rngs, shift))
 
     @abstractmethod
     def random(self, rngs: Sequence[torch.Generator]) -> Tensor:

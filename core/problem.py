@@ -202,9 +202,9 @@ class Smoothed:
         problem: the problem to smooth.
         sigma: standard deviation of the noise, in the variable's own units.
         copies: how many noisy copies are averaged, one after the other (one graph at a time).
-        cells: as in core.budgets.normal.
+        shift: as in core.budgets.normal.
         within: maps a noisy variable back to where the problem is defined (a budget's `anywhere`, say).
-    Source: expectation over transformation with noise as the transformation (Athalye et al. 2018); the cells are ours.
+    Source: expectation over transformation with noise as the transformation (Athalye et al. 2018); the shifts are ours.
     """
 
     def __init__(
@@ -213,10 +213,10 @@ class Smoothed:
         *,
         sigma: float,
         copies: int,
-        cells: int | None = None,
+        shift: bool = False,
         within: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> None:
-        self.problem, self.sigma, self.copies, self.cells, self.within = problem, sigma, copies, cells, within
+        self.problem, self.sigma, self.copies, self.shift, self.within = problem, sigma, copies, shift, within
 
     def evaluate(self, variable: Tensor, rng: torch.Generator, *, gradient: bool) -> Evaluation:
         own = self.problem.evaluate(variable, rng, gradient=False)
@@ -231,4 +231,4 @@ class Smoothed:
 
     def _noise(self, variable: Tensor, rng: torch.Generator) -> Tensor:
         """One for the whole batch: an image's result must not depend on its neighbours."""
-        return self.sigma * normal(variable.shape[1:], rng, self.cells).to(variable)
+        return self.sigma * normal(variable.shape[1:], rng, self.shift).to(variable)

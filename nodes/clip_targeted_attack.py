@@ -37,7 +37,7 @@ class ClipTargetedAttack(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
-        smoothed, rest = smoothing.taken(inputs, cells=1)
+        smoothed, rest = smoothing.taken(inputs, shift=True)
         names = {widget.id for widget in (*steering.inputs(), *steering.later_inputs())}
         settings = AttackSettings(**{name: value for name, value in rest.items() if name not in names})
         led = steering.steering(settings.count, **{name: value for name, value in rest.items() if name in names})

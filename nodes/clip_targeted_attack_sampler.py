@@ -41,7 +41,7 @@ class _Node(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         graph, search, attack, rest = sampler_attack.taken(inputs)
-        smoothed, rest = smoothing.taken(rest, cells=1)
+        smoothed, rest = smoothing.taken(rest, shift=True)
         led = steering.steering(attack.count, **rest)
         return sampler_attack.run(
             cls.form,

@@ -189,7 +189,7 @@ class _Opened:
             rule = rule_of(a.step_rule, a.step_size, a.schedule, budget, s.search_steps)
         smooth = self.smoothing
         if smooth is not None and isinstance(variable, ConditioningVariable):
-            smooth = replace(smooth, cells=None)  # its last two dimensions are no picture's
+            smooth = replace(smooth, shift=False)  # its last two dimensions are no picture's
         return Plan(
             sample=lambda rows, route: sampling.sample(**variable.arguments(rows), route=route),
             budget=budget,

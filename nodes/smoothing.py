@@ -20,13 +20,13 @@ TRIED = 16  # smooth starts: a run of the model each, where a gradient costs two
 class Smoothing:
     """The widgets of `inputs`.
 
-    share: the changes' standard deviation, as a share of epsilon. copies, cells: as in
+    share: the changes' standard deviation, as a share of epsilon. copies, shift: as in
     core.problem.Smoothed.
     """
 
     share: float
     copies: int
-    cells: int | None
+    shift: bool
 
     @property
     def evaluations(self) -> int:
@@ -49,7 +49,7 @@ class Smoothing:
             problem,
             sigma=self.share * epsilon,
             copies=self.copies,
-            cells=self.cells,
+            shift=self.shift,
             within=budget.anywhere,
         )
 
@@ -57,14 +57,14 @@ class Smoothing:
         """Where a search may start as well: smooth changes of the same size, TRIED of them."""
         if self.share > 0:
             for _ in range(TRIED):
-                yield budget.start(rngs, self.share * epsilon / budget.epsilon, self.cells)
+                yield budget.start(rngs, self.share * epsilon / budget.epsilon, self.shift)
 
 
-def taken(inputs: dict[str, Any], cells: int | None) -> tuple[Smoothing, dict[str, Any]]:
+def taken(inputs: dict[str, Any], shift: bool) -> tuple[Smoothing, dict[str, Any]]:
     """These widgets' values, and the inputs that are left."""
     names = ("smoothing", "smoothing_copies")
     rest = {name: value for name, value in inputs.items() if name not in names}
-    return Smoothing(inputs.get(names[0], 0.0), inputs.get(names[1], 4), cells), rest
+    return Smoothing(inputs.get(names[0], 0.0), inputs.get(names[1], 4), shift), rest
 
 
 def inputs(default: float) -> list[io.Input]:
