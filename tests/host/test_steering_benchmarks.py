@@ -72,9 +72,10 @@ def test_the_worlds_page_says_whether_the_bars_held() -> None:
 
     names = [*bench.VARIANTS, *(f"sign noise, epsilon {epsilon:g}" for epsilon in bench.EPSILONS)]
     rows = [{"variant": name, "epsilon": 8.0, **shares(0 if "noise" in name else 99, 100)} for name in names]
-    found = {"date": "today", "drawn": 200, "rows": rows}
+    found = {"date": "today", "drawn": 200, "rows": rows, "again": rows[:1]}
     text = bench.page({"models": {"coloriser": found}})
     assert "(lower end 94.6:" in text
+    assert "Both runs together, there and believed: 99 (96 to 100) %." in text
     assert text.count("held)") == 2  # both bars
     assert all(f"| {name} | 100 |" in text for name in names)
     failed = [{**row, **shares(99 if "noise" in row["variant"] else 50, 100)} for row in rows]
