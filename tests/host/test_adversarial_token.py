@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -266,30 +266,6 @@ def test_one_seed_alone_is_searched_exactly(nodes, graph, objective) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- while it runs
-
-
-@pytest.fixture
-def at_progress(comfy: ModuleType) -> Iterator[Callable[[int, Callable[[], None]], list[int]]]:
-    """Calls something once when the bar has come to a step; gives the steps that were heard."""
-    import comfy.model_management as mm
-    import comfy.utils
-
-    before = comfy.utils.PROGRESS_BAR_HOOK
-
-    def install(step: int, action: Callable[[], None]) -> list[int]:
-        heard: list[int] = []
-
-        def hook(value: int, total: int, preview: Any, node_id: Any = None) -> None:
-            heard.append(value)
-            if value >= step and all(earlier < step for earlier in heard[:-1]):
-                action()
-
-        comfy.utils.set_progress_bar_global_hook(hook)
-        return heard
-
-    yield install
-    comfy.utils.set_progress_bar_global_hook(before)
-    mm.interrupt_current_processing(False)
 
 
 def test_cancel_takes_effect_within_a_step_and_leaves_nothing(nodes, graph, objective, at_progress) -> None:
