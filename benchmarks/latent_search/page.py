@@ -52,13 +52,17 @@ def _routes(found: dict[str, Any]) -> list[str]:
 
 def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
     names = list(STATISTICS)
+
+    def rejections(row: dict[str, Any]) -> str:
+        return " | ".join(str((row["rejected"] or {}).get(name, "")) for name in names)
+
     return [
         f"| way | n | broken | and the second CLIP agrees | clean | sampler runs | {' | '.join(names)} |",
         "|---" * (6 + len(names)) + "|",
         *(
             f"| {way} | {row['broken']['n']} | {percent(row['broken'])} "
             f"| {percent(row['broken and the second CLIP agrees'])} | {percent(row['clean'])} "
-            f"| {row['sampler runs']:.0f} | {' | '.join(str(row['rejected'][name]) for name in names)} |"
+            f"| {row['sampler runs']:.0f} | {rejections(row)} |"
             for way, row in rows.items()
         ),
     ]
@@ -81,13 +85,22 @@ def _budgets(found: dict[str, Any]) -> list[str]:
 
 def _break(found: dict[str, Any]) -> list[str]:
     most = next(iter(found["ways"].values()))["rejected"]["of true samples at most"]
-    plain = found["no search"]
+    plain, chosen = found["no search"], found["settings"]
+    right = ", ".join(str(100 - failures) for failures in found["failures of 100 seeds"])
     return [
         f"## Break ({found['date']})",
         "",
-        f"{found['prompts']} held-out prompts of two objects that the plain sampler draws right for at least 95 of 100",
-        f"seeds. Without a search {percent(plain['broken'])} are broken and {percent(plain['clean'])} clean. *random*:",
-        f"best of random noises in the same budget by the same judge. True samples rejected: at most {most}.",
+        f"{len(found['prompts'])} prompts of one object on a named ground ({found['held out']} of them held out of the",
+        f"model's training) that the plain sampler draws right for at least 95 of 100 seeds ({right}). Without a",
+        f"search {percent(plain['broken'])} are broken and {percent(plain['clean'])} clean.",
+        "",
+        "*Towards near misses*: the same seed draws every prompt with another colour or shape; *Search Noise* goes to",
+        f"the {found['near misses']} of these pictures that are nearest to the prompt's own (*Distance* of it,",
+        f"epsilon {chosen['epsilon']:g}, step size {chosen['step_size']:g}, {chosen['schedule']}, "
+        f"{chosen['search_steps']} steps), and what came nearest to its",
+        "own is kept. Drawing them is in the cost. *Nearest of as many seeds*: the same choice without a search. *Away",
+        "from the prompt*: down the first CLIP's margin with the same steps. The last columns: how many of the noises",
+        f"each test rejects at 5 % (of true samples at most {most}).",
         "",
         *_table(found["ways"]),
     ]

@@ -13,6 +13,7 @@ from ...demo.world import render, sample
 from ...tools.inprocess import execute
 from ...tools.pictures import row, stack, titled
 from .world import Bench
+from .world import captions as texts
 
 WAY = {"route": "one-step", "search_steps": 30, "step_size": 0.2, "epsilon": 1.4}  # far, so that it shows
 
@@ -23,7 +24,7 @@ def latent_search(nodes: Any) -> Image.Image:
     cells, captions = [], []
     for i, scene in enumerate(list(sample(3, torch.Generator().manual_seed(931), part="held out", objects=2))):
         prompt = canonical(scene)
-        found = bench.search(prompt, 400 + i, bench.objective(scene), direction="break", **WAY)
+        found = bench.search(prompt, 400 + i, bench.objective(texts(scene)), direction="break", **WAY)
         cells += [_hwc(bench.draw(prompt, 400 + i, 1)), _hwc(found.picture)]
         captions += [f"{prompt.replace('a ', '')[:25]} ...", "found"]
     above = titled(row(cells, captions, 150), "break: three prompts at their seeds, and at the noises found")
@@ -60,7 +61,7 @@ def share_noise(nodes: Any) -> Image.Image:
     bench = Bench(nodes)
     scene = list(sample(3, torch.Generator().manual_seed(931), part="held out", objects=2))[1]
     prompt = canonical(scene)
-    found = bench.search(prompt, 401, bench.objective(scene), direction="break", **WAY)
+    found = bench.search(prompt, 401, bench.objective(texts(scene)), direction="break", **WAY)
     (noise,) = execute(nodes.NoiseFromLatent, latent={"samples": found.noise})
     again = bench.by_noise(prompt, noise)
     assert torch.equal(again, found.picture)

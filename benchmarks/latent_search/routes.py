@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...demo.captions import canonical
 from ...demo.world import sample
-from .world import Bench
+from .world import Bench, captions
 
 STOPS = (0, 4, 12)  # steps of the search where the routes are compared
 
@@ -32,7 +32,7 @@ def cosines(bench: Bench, prompts: int) -> dict[str, Any]:
     costs: dict[str, float] = {}
     scenes = list(sample(prompts, torch.Generator().manual_seed(63), part="held out", objects=2))
     for i, scene in enumerate(scenes):
-        parts = bench.objective(scene)
+        parts = bench.objective(captions(scene))
 
         def body(sampling: Any, parts: Any = parts) -> None:
             from ...core.problem import ImageProblem

@@ -28,7 +28,7 @@ from ...demo.world import Scene, render, sample
 from ...tools.inprocess import open_pack
 from ..rates import rate
 from .routes import cosines
-from .world import Bench, as_sketched, broken, clean
+from .world import Bench, Drawn, as_sketched, broken, captions, clean, one_word_away
 
 HERE = Path(__file__).resolve().parent
 SEEDS, ALLOWED = 100, 5  # a prompt counts as drawn right if at most so many of these seeds fail
@@ -45,6 +45,10 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "random": {"method": "random", "search_steps": 40},
 }  # fmt: skip
 COSTS = (5, 10, 20)  # search steps of the satisfying search
+# of the breaking search: as far as any noise, by large steps that settle; and how many near misses it is sent to
+TOWARDS: dict[str, Any] = {"epsilon": 2.0, "step_size": 0.3, "schedule": "cosine", "search_steps": 60, "copies": 0}
+MISSES = 2
+HELD_OUT = 24  # of `single`
 FAR = {"epsilon": 1.4, "step_size": 0.2}  # for the routes: as far as an independent noise, so that the route decides
 ROUTES: dict[str, dict[str, Any]] = {
     "exact": {"route": "exact", "search_steps": 20},
@@ -58,14 +62,21 @@ def candidates(count: int) -> list[Scene]:
     return list(sample(count, torch.Generator().manual_seed(61), part="held out", objects=2))
 
 
+def single() -> list[Scene]:
+    """Prompts of one object on a named ground, each once: the 24 that the model's training held out, then the rest."""
+    rng = torch.Generator().manual_seed(63)
+    scenes = [*sample(2000, rng, part="held out", objects=1), *sample(4000, rng, part="train", objects=1)]
+    return list({one_word_away(scene)[0]: scene for scene in scenes}.values())
+
+
 def reliable(bench: Bench, wanted: int, file: Path) -> list[dict[str, Any]]:
-    """The first `wanted` prompts that the plain sampler draws right for 95 of 100 seeds at least: place among the
-    candidates, caption, failures. Kept in `file`, so that they are found once."""
+    """The first `wanted` prompts that the plain sampler draws right for 95 of 100 seeds at least: place in `single`,
+    caption, failures. Kept in `file`, so that they are found once."""
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"looked": 0, "found": []}
-    scenes = candidates(2000)
-    while len(known["found"]) < wanted:
+    scenes = single()
+    while len(known["found"]) < wanted and known["looked"] < len(scenes):
         place = known["looked"]
-        prompt, failures, drawn = canonical(scenes[place]), 0, 0
+        prompt, failures, drawn = one_word_away(scenes[place])[0], 0, 0
         while drawn < SEEDS and failures <= ALLOWED:
             pictures = bench.draw(prompt, 10_000 + 1000 * place + drawn, 10)
             failures += 10 - int(relation_right(read(pictures), [scenes[place]] * 10).sum())
@@ -78,21 +89,33 @@ def reliable(bench: Bench, wanted: int, file: Path) -> list[dict[str, Any]]:
 
 
 def breaking(bench: Bench, scenes: list[Scene], seed: int, **choices: Any) -> dict[str, Any]:
-    """One way of breaking, a search a prompt."""
-    pictures, noises, runs, second = [], [], [], []
-    for i, scene in enumerate(scenes):
-        found = bench.search(canonical(scene), seed + i, bench.objective(scene), direction="break", **choices)
-        pictures.append(found.picture)
-        noises.append(found.noise)
-        runs.append(found.runs)
-        second.append(bench.second_says(found.picture, scene))
-    hits = broken(torch.cat(pictures), scenes)
+    """One way of breaking, a search a prompt: away from what the first CLIP calls the prompt."""
+
+    def way(scene: Scene, seed: int) -> Drawn:
+        said = captions(scene)
+        return bench.search(said[0], seed, bench.objective(said), direction="break", **choices)
+
+    return judged(bench, scenes, seed, way, captions)
+
+
+def judged(
+    bench: Bench,
+    scenes: list[Scene],
+    seed: int,
+    way: Callable[[Scene, int], Drawn],
+    said: Callable[[Scene], list[str]],
+) -> dict[str, Any]:
+    """What one way gives for prompts, each with a seed. said: the prompt and what is wrong, for the second CLIP."""
+    found = [way(scene, seed + i) for i, scene in enumerate(scenes)]
+    pictures, noises = torch.cat([one.picture for one in found]), torch.cat([one.noise for one in found])
+    hits = broken(pictures, scenes)
+    second = [bench.second_says(one.picture, said(scene)) for one, scene in zip(found, scenes, strict=True)]
     return {
         "broken": rate(sum(hits), len(hits)),
-        "clean": rate(sum(clean(torch.cat(pictures))), len(hits)),
+        "clean": rate(sum(clean(pictures)), len(hits)),
         "broken and the second CLIP agrees": rate(sum(a and b for a, b in zip(hits, second, strict=True)), len(hits)),
-        "sampler runs": round(sum(runs) / len(runs), 1),
-        "rejected": rejected(torch.cat(noises)),
+        "sampler runs": round(sum(one.runs for one in found) / len(found), 1),
+        "rejected": rejected(noises) if len(noises) else None,
     }
 
 
@@ -107,15 +130,31 @@ def rejected(noises: Tensor) -> dict[str, Any]:
 
 
 def main_break(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
-    """Breaking what is drawn right, with the defaults, beside random noises and beside no search."""
+    """Breaking what is drawn right: towards near misses, away from the prompt, and by chance at the same cost."""
     known = reliable(bench, sizes["prompts"], out / "prompts.json")
-    scenes = [candidates(2000)[one["place"]] for one in known]
-    found = {"as it comes": breaking(bench, scenes, 500), "random": breaking(bench, scenes, 500, **BUDGETS["random"])}
-    plain = torch.cat([bench.draw(canonical(scene), 500 + i, 1) for i, scene in enumerate(scenes)])
+    scenes = [single()[one["place"]] for one in known]
+    found: dict[str, Any] = {}
+
+    def away(scene: Scene, seed: int) -> Drawn:
+        said = one_word_away(scene)
+        return bench.search(said[0], seed, bench.objective(said), direction="break", **{**TOWARDS, "copies": 1})
+
+    found["towards near misses"] = judged(
+        bench, scenes, 500, lambda scene, seed: bench.towards(scene, seed, MISSES, **TOWARDS), one_word_away
+    )
+    runs = round(found["towards near misses"]["sampler runs"])
+    found["nearest of as many seeds"] = judged(
+        bench, scenes, 500, lambda scene, seed: bench.best_of(scene, seed, MISSES, runs), one_word_away
+    )
+    found["away from the prompt, same steps"] = judged(bench, scenes, 500, away, one_word_away)
+    plain = torch.cat([bench.draw(one_word_away(scene)[0], 500 + i, 1) for i, scene in enumerate(scenes)])
     hits = broken(plain, scenes)
     return {
-        "prompts": len(scenes),
+        "prompts": [one["prompt"] for one in known],
         "failures of 100 seeds": [one["failures"] for one in known],
+        "held out": sum(one["place"] < HELD_OUT for one in known),
+        "settings": TOWARDS,
+        "near misses": MISSES,
         "ways": found,
         "no search": {"broken": rate(sum(hits), len(hits)), "clean": rate(sum(clean(plain)), len(hits))},
     }
@@ -184,7 +223,7 @@ PARTS: dict[str, Callable[[Bench, dict[str, int], Path], dict[str, Any]]] = {
     "break": main_break,
     "satisfy": satisfying,
 }
-FULL = {"prompts": 40, "few": 12, "points": 6, "sketches": 40, "pool": 128}
+FULL = {"prompts": 16, "few": 12, "points": 6, "sketches": 40, "pool": 128}
 QUICK = {"prompts": 1, "few": 1, "points": 1, "sketches": 1, "pool": 8}
 
 

@@ -16,11 +16,12 @@ from torch.nn import functional
 
 from ...demo.captions import canonical, negatives
 from ...demo.checker import Reading, read, relation_right
-from ...demo.world import Scene
+from ...demo.world import COLOURS, SHAPES, Facts, Scene
 from ...tools.inprocess import execute
 from ..painter import DemoPainter
 
 STEPS, CFG = 6, 1.0  # KSampler's; without guidance, where the seed has most to say
+DRAWN = 8  # pictures that are drawn together
 NEAR, ALIKE = 4.0, 2.5  # pixels: how near a sketch's place and radius a drawing has to be
 
 
@@ -51,11 +52,11 @@ class Bench(DemoPainter):
             drawn = host.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, s["latent_image"]).args[0]
         return self.decoded(drawn)
 
-    def objective(self, scene: Scene) -> Any:
-        """By how much the first CLIP prefers the prompt to its hard negatives (margin, in logits)."""
+    def objective(self, said: list[str]) -> Any:
+        """By how much the first CLIP prefers the prompt, the first text, to the wrong ones (margin, in logits)."""
         with torch.inference_mode():
-            words = self.nodes.ZeroShotClassifier.execute(self.first, "\n".join(captions(scene)), "{}").args[0]
-            return self.nodes.ClassObjective.execute(words, captions(scene)[0], "margin", 100.0).args[0]
+            words = self.nodes.ZeroShotClassifier.execute(self.first, "\n".join(said), "{}").args[0]
+            return self.nodes.ClassObjective.execute(words, said[0], "margin", 100.0).args[0]
 
     def sketch(self, target: Tensor) -> Any:
         """How far a picture is from a target, 1 3 64 64."""
@@ -71,11 +72,38 @@ class Bench(DemoPainter):
         runs = int(found.group(1).replace(",", "")) / STEPS if found else 0.0
         return Drawn(self.by_noise(prompt, noise), latent["samples"].clone(), runs)
 
-    def second_says(self, picture: Tensor, scene: Scene) -> bool:
-        """Whether the second CLIP, which nothing followed, prefers a hard negative to the prompt as well."""
+    def near_misses(self, scene: Scene, seed: int, count: int) -> list[Tensor]:
+        """What the model draws with the same seed for prompts that differ in one word: the `count` pictures that are
+        nearest to the prompt's own. Nobody looks whether they are right."""
+        usual, *others = (self.draw(text, seed, 1) for text in one_word_away(scene))
+        return sorted(others, key=lambda one: float((one - usual).square().mean()))[:count]
+
+    def towards(self, scene: Scene, seed: int, count: int, **choices: Any) -> Drawn:
+        """Search Noise sent to `count` near misses, one after the other; the one that came nearest to its own."""
+        prompt, *others = one_word_away(scene)
+        found: list[tuple[float, Drawn]] = []
+        for target in self.near_misses(scene, seed, count):
+            one = self.search(prompt, seed, self.sketch(target), direction="break", **choices)
+            found.append((float((one.picture - target).square().mean()), one))
+        best = min(found, key=lambda pair: pair[0])[1]
+        return Drawn(best.picture, best.noise, sum(one.runs for _, one in found) + 1 + len(others))
+
+    def best_of(self, scene: Scene, seed: int, count: int, runs: int) -> Drawn:
+        """The same without a search: of `runs` seeds the one whose picture is nearest to one of the near misses."""
+        targets, best = torch.cat(self.near_misses(scene, seed, count)), (float("inf"), 0)
+        kept = torch.empty(0)
+        for k in range(0, runs, DRAWN):
+            drawn = self.draw(one_word_away(scene)[0], 30_000 + 1000 * seed + k, DRAWN)
+            away = (drawn[:, None] - targets).square().flatten(2).mean(2).amin(1)
+            if float(away.min()) < best[0]:
+                best, kept = (float(away.min()), k), drawn[int(away.argmin())][None]
+        return Drawn(kept, torch.empty(0), float(runs))
+
+    def second_says(self, picture: Tensor, said: list[str]) -> bool:
+        """Whether the second CLIP, which nothing followed, prefers one of the wrong texts to the prompt (the first)."""
         judge = self.second.judge
         with torch.no_grad():
-            likeness = (judge.encode_images(picture) @ judge.encode_texts(captions(scene)).T)[0]
+            likeness = (judge.encode_images(picture) @ judge.encode_texts(said).T)[0]
         return int(likeness.argmax()) != 0
 
 
@@ -84,6 +112,15 @@ def captions(scene: Scene) -> list[str]:
     rng = torch.Generator().manual_seed(0)
     wrong = [canonical(facts) for _ in range(3) for facts in negatives(scene, rng).values()]
     return list(dict.fromkeys([canonical(scene), *wrong]))
+
+
+def one_word_away(scene: Scene) -> list[str]:
+    """The prompt of a scene of one object (on its ground, where that is said), and all texts with another colour or
+    shape."""
+    ((colour, shape),) = scene.facts.objects
+    others = [(c, shape) for c in COLOURS if c != colour] + [(colour, s) for s in SHAPES if s != shape]
+    facts = [Facts((one,), None, scene.background) for one in ((colour, shape), *others)]
+    return [canonical(one, background=True) for one in facts]
 
 
 def looked_at_twice(pictures: Tensor) -> tuple[list[Reading], list[Reading]]:

@@ -26,7 +26,7 @@ def test_a_search_goes_away_from_the_seeds_own_picture(nodes: ModuleType) -> Non
     scenes = bench.candidates(CASES)
     margins: dict[str, list[float]] = {"usual": [], "gradient": []}
     for i, scene in enumerate(scenes):
-        objective = world.objective(scene)
+        objective = world.objective(bench.captions(scene))
         ways = {
             "usual": {"search_steps": 0},
             "gradient": {"route": "exact", "search_steps": 10, "step_size": 0.2},
@@ -39,6 +39,20 @@ def test_a_search_goes_away_from_the_seeds_own_picture(nodes: ModuleType) -> Non
             margins[name].append(outputs[4][0])
     mean = {name: sum(values) / CASES for name, values in margins.items()}
     assert mean["gradient"] < mean["usual"] - 1
+
+
+def test_a_search_towards_a_near_miss_breaks_what_is_drawn_right(nodes: ModuleType) -> None:
+    """One prompt of the benchmark that the plain sampler draws right for all of 100 seeds: a clean picture of something
+    else, from the host's own sampler and the exported noise, and the seed's own picture is right."""
+    import provoke.benchmarks.latent_search.run as bench
+    from provoke.benchmarks.latent_search.world import broken, one_word_away
+    from provoke.demo.checker import read, relation_right
+
+    world = bench.Bench(nodes)
+    scene = next(one for one in bench.single() if one_word_away(one)[0] == "a red circle on a white background")
+    assert bool(relation_right(read(world.draw(one_word_away(scene)[0], 510, 1)), [scene]).all())
+    found = world.towards(scene, 510, 1, **bench.TOWARDS)
+    assert broken(found.picture, [scene]) == [True]
 
 
 def test_the_benchmark_runs(nodes: ModuleType, tmp_path: Path) -> None:
