@@ -3,10 +3,11 @@
     python dev.py run benchmarks/sampler_steer/run.py [--quick] [--out FOLDER]
 
 Writes results.json and README.md. The prompt is a held-out scene of one object; the target is the same object in
-another colour. What is moved is the conditioning, within an L-inf ball. A result is *there* when the learning-free
-checker reads a clean scene with the target, and *believed* when the second CLIP, which nothing followed, finds the
-target's caption likelier than those of all 23 others. Noise: random signs, on the surface of the same ball. All results
-are the host's own KSampler's. The independent units are prompts.
+another colour. What is moved is the conditioning, within an L-inf ball. Where the search is led: to the text by the
+first CLIP alone; and also to a picture, what the same model draws for the target's own prompt with the same seed. A
+result is *there* when the learning-free checker reads a clean scene with the target, and *believed* when the second
+CLIP, which nothing followed, finds the target's caption likelier than those of all 23 others. Noise: random signs, on
+the surface of the same ball. All results are the host's own KSampler's. The independent units are prompts.
 """
 
 from __future__ import annotations
@@ -29,19 +30,25 @@ from ..world_steer.run import believed, caption, other_colours, there
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, DRAWS = 24, 4
+DRAWN, SEEDS = 93, 300  # of the prompts, of their noises: not those that the settings were chosen on
 CHOICES: dict[str, Any] = {
     "epsilon": 1.0,
     "truncation": "clip",
     "step_rule": "MI-FGSM",
-    "start_noise": 0.1,
+    "step_size": 0.3,
+    "schedule": "cosine",
     "guidance": "similarity",
-    "search_steps": 20,
+    "copies": 0,
+    "search_steps": 80,
     "count": 1,
 }
+NEARNESS = -20.0  # weight of the distance from that picture, beside the likeness to the text: it decides
 WAYS = {
     "usual": "the usual picture",
-    "steered": "steered",
+    "steered": "steered to the text",
+    "to a picture": "steered to the model's own picture of the text",
     "noise": "sign noise of the same norm",
+    "target": "(that picture)",
 }
 
 
@@ -61,13 +68,20 @@ def pairs(count: int, seed: int) -> list[tuple[tuple[str, str], tuple[str, str]]
     return list(zip(before, other_colours(before, seed + 1), strict=True))
 
 
+def near(nodes: Any, picture: Tensor) -> Any:
+    """An objective that has more of what is near to a picture (1 3 H W)."""
+    with torch.inference_mode():
+        distance = nodes.DistanceObjective.execute("root mean square (L2)", picture=picture.movedim(1, -1)).args[0]
+        return nodes.CombineObjectives.execute(distance, NEARNESS, distance, 0.0).args[0]
+
+
 def steer(
-    painter: Painter, first: tuple[str, str], target: tuple[str, str], noise_seed: int, search_seed: int
+    painter: Painter, first: tuple[str, str], target: tuple[str, str], noise_seed: int, search_seed: int, **more: Any
 ) -> tuple[Tensor, Tensor]:
     """KSampler's picture of the prompt, and the node's, both 1 H W 3."""
     results, unperturbed, *_ = execute(
         painter.nodes.ClipTargetedAttackSampler, **painter.sockets(caption(first), noise_seed), scorer=painter.first,
-        target_text=caption(target), source_text=caption(first), search_seed=search_seed, **CHOICES,
+        target_text=caption(target), source_text=caption(first), search_seed=search_seed, **CHOICES, **more,
     )  # fmt: skip
     return painter.decoded(unperturbed).movedim(1, -1), painter.decoded(results).movedim(1, -1)
 
@@ -78,10 +92,13 @@ def measured(nodes: Any, model: str, prompts: int) -> dict[str, Any]:
     hits: dict[str, list[bool]] = {way: [] for way in WAYS}
     trusts: dict[str, list[bool]] = {way: [] for way in WAYS}
     began = time.process_time()
-    for at, (first, target) in enumerate(pairs(prompts, 91)):
-        usual, steered = steer(painter, first, target, 100 + at, at)
-        noisy = painter.noisy(caption(first), CHOICES["epsilon"], at, DRAWS, 100 + at, sign=True)
-        for way, pictures in (("usual", usual), ("steered", steered), ("noise", noisy.movedim(1, -1))):
+    for at, (first, target) in enumerate(pairs(prompts, DRAWN)):
+        own = painter.draw(caption(target), SEEDS + at, 1)
+        usual, steered = steer(painter, first, target, SEEDS + at, at)
+        led = steer(painter, first, target, SEEDS + at, at, objective=near(nodes, own))[1]
+        noisy = painter.noisy(caption(first), CHOICES["epsilon"], at, DRAWS, SEEDS + at, sign=True).movedim(1, -1)
+        shown = {"usual": usual, "steered": steered, "to a picture": led, "noise": noisy, "target": own.movedim(1, -1)}
+        for way, pictures in shown.items():
             same = [target] * len(pictures)
             hits[way] += there(pictures, same)
             trusts[way] += believed(painter.second.judge, pictures, same)
@@ -112,6 +129,9 @@ def page(results: dict[str, Any]) -> str:
         f"of one held-out object, each led by *Steer Sampling* ({choices}) to the same object in another",
         "colour. Percent with Wilson 95 % intervals. *There*: the checker reads a clean scene with the target.",
         "*Believed*: the second CLIP, which nothing followed, finds the target's caption the likeliest of 24.",
+        "",
+        "*The model's own picture of the text* is what it draws with the same seed when the prompt says it: a distance",
+        f"from that, with weight {NEARNESS:g}, on the `objective` socket.",
         "",
         "| way | n | there | believed | both |",
         "|---|---|---|---|---|",
