@@ -288,7 +288,8 @@ def steer_sampling(nodes: Any) -> Image.Image:
 
     painter, pictures, captions = Painter(nodes, MODEL), [], []
     for at, (first, target) in enumerate(bench.pairs(3, 31)):
-        usual, steered = bench.steer(painter, first, target, 300 + at, at)
+        own = painter.draw(bench.caption(target), 300 + at, 1)
+        usual, steered = bench.steer(painter, first, target, 300 + at, at, objective=bench.near(nodes, own))
         pictures += [usual[0], steered[0]]
         captions += [bench.caption(first), f"to {bench.caption(target)}"]
     return row(pictures, captions, 128)

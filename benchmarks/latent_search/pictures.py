@@ -12,7 +12,7 @@ from ...demo.captions import canonical
 from ...demo.world import render, sample
 from ...tools.inprocess import execute
 from ...tools.pictures import row, stack, titled
-from .world import Bench
+from .world import TOWARDS, Bench, one_word_away
 from .world import captions as texts
 
 WAY = {"route": "one-step", "search_steps": 30, "step_size": 0.2, "epsilon": 1.4}  # far, so that it shows
@@ -22,12 +22,13 @@ def latent_search(nodes: Any) -> Image.Image:
     """Prompts that are broken, and sketches that are met: the seed's picture and the found noise's."""
     bench = Bench(nodes)
     cells, captions = [], []
-    for i, scene in enumerate(list(sample(3, torch.Generator().manual_seed(931), part="held out", objects=2))):
-        prompt = canonical(scene)
-        found = bench.search(prompt, 400 + i, bench.objective(texts(scene)), direction="break", **WAY)
-        cells += [_hwc(bench.draw(prompt, 400 + i, 1)), _hwc(found.picture)]
-        captions += [f"{prompt.replace('a ', '')[:25]} ...", "found"]
-    above = titled(row(cells, captions, 150), "break: three prompts at their seeds, and at the noises found")
+    for i, scene in enumerate(list(sample(2, torch.Generator().manual_seed(931), part="held out", objects=1))):
+        prompt = one_word_away(scene)[0]
+        (target,) = bench.near_misses(scene, 400 + i, 1)
+        found = bench.search(prompt, 400 + i, bench.sketch(target), direction="break", **TOWARDS)
+        cells += [_hwc(bench.draw(prompt, 400 + i, 1)), _hwc(target), _hwc(found.picture)]
+        captions += [prompt.removeprefix("a ").split(" on ")[0], "a word away", "found"]
+    above = titled(row(cells, captions, 150), "break: the seed's picture, that of a near miss, and the noise found")
     whole = sample(2, torch.Generator().manual_seed(941), part="held out", objects=1)
     cells, captions = [], []
     for i, scene in enumerate(whole):

@@ -28,7 +28,7 @@ from ...demo.world import Scene, render, sample
 from ...tools.inprocess import open_pack
 from ..rates import rate
 from .routes import cosines
-from .world import Bench, Drawn, as_sketched, broken, captions, clean, one_word_away
+from .world import TOWARDS, Bench, Drawn, as_sketched, broken, captions, clean, one_word_away
 
 HERE = Path(__file__).resolve().parent
 SEEDS, ALLOWED = 100, 5  # a prompt counts as drawn right if at most so many of these seeds fail
@@ -45,9 +45,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "random": {"method": "random", "search_steps": 40},
 }  # fmt: skip
 COSTS = (5, 10, 20)  # search steps of the satisfying search
-# of the breaking search: as far as any noise, by large steps that settle; and how many near misses it is sent to
-TOWARDS: dict[str, Any] = {"epsilon": 2.0, "step_size": 0.3, "schedule": "cosine", "search_steps": 60, "copies": 0}
-MISSES = 2
+MISSES = 2  # how many near misses a breaking search is sent to
 HELD_OUT = 24  # of `single`
 FAR = {"epsilon": 1.4, "step_size": 0.2}  # for the routes: as far as an independent noise, so that the route decides
 ROUTES: dict[str, dict[str, Any]] = {
