@@ -47,7 +47,7 @@ class InversionSettings:
     ema_restarts: str
     time_limit: float
     noise_high: float = 0.95
-    noise_end: float = 0.6
+    noise_end: float = 0.15
     noise_low: float = 0.05
 
     def __post_init__(self) -> None:
@@ -162,7 +162,7 @@ def inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "balance",
-            default=2.0,
+            default=0.5,
             min=0.0,
             max=100.0,
             step=0.1,
@@ -171,20 +171,20 @@ def inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "step_size",
-            default=0.05,
+            default=0.1,
             min=0.0001,
             max=10.0,
             step=0.005,
-            tooltip="Share of the pull that one step goes: at 0.05 and weighting picture a twentieth of the way to "
+            tooltip="Share of the pull that one step goes: at 0.1 and weighting picture a tenth of the way to "
             "what the model predicts.",
         ),
         io.Float.Input(
             "polish",
-            default=0.0625,
+            default=0.25,
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Share of the steps, at the end, that follow the model alone (10 of 160 as published).",
+            tooltip="Share of the steps, at the end, that follow the model alone (published: 0.0625).",
         ),
         io.Combo.Input(
             "views",
@@ -242,7 +242,7 @@ def inputs() -> list[io.Input]:
         ),
         number(
             "update_noise",
-            default=0.02,
+            default=0.0,
             min=0.0,
             max=1.0,
             step=0.01,
@@ -284,6 +284,6 @@ def range_inputs() -> list[io.Input]:
             tooltip="The highest noise level that the model is asked at, as a share of noise (a flow model's time; in "
             "SD 1.5 0.92 is t = 950). At high levels it minds what is where.",
         ),
-        number("noise_end", default=0.6, tooltip="What the highest level has fallen to at the end (annealing)."),
+        number("noise_end", default=0.15, tooltip="What the highest level has fallen to at the end (annealing)."),
         number("noise_low", default=0.05, tooltip="The lowest noise level. At low levels it minds details alone."),
     ]
