@@ -2,9 +2,9 @@
 
 python dev.py run tools/locales.py
 
-English comes from the schemas. The other languages come from tools/translations/<language>.json, where every English name
-and sentence stands once, however many nodes use it. A new or changed sentence is listed as missing; a translation that
-nothing asks for any more, as left over. Then: translate it there, and run this again.
+English comes from the schemas. The other languages come from tools/translations/<language>.json, where every English
+name and sentence stands once, however many nodes use it. A new or changed sentence is listed as missing; a translation
+that nothing asks for any more, as left over. Then: translate it there, and run this again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Translations:
 
     def left_over(self, asked: Sequence[tuple[str, str]]) -> list[str]:
         """What is there and never asked for."""
-        return [english for kind in ("names", "texts") for english in getattr(self, kind) if (kind, english) not in asked]
+        known = [(kind, english) for kind in ("names", "texts") for english in getattr(self, kind)]
+        return [english for kind, english in known if (kind, english) not in asked]
 
     def say(self, kind: str, english: str) -> str:
         """The translation. Raises KeyError without one."""

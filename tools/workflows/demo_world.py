@@ -110,9 +110,7 @@ def sampler_form_of_inversion(canvas: Canvas) -> dict[str, Any]:
     )["LATENT"]
     canvas.group("3. SamplerCustomAdvanced's parts")
     noise = canvas.add("RandomNoise", noise_seed=400)
-    guider = canvas.add(
-        "CFGGuider", model=start.model, positive=start.positive, negative=start.negative, cfg=8.0
-    )
+    guider = canvas.add("CFGGuider", model=start.model, positive=start.positive, negative=start.negative, cfg=8.0)
     sigmas = canvas.add("BasicScheduler", model=start.model, scheduler="simple", steps=20, denoise=0.95)
     canvas.column()
     sampler = canvas.add("ProvokeVlmInversion", vae=start.vae, vlm=judge["vlm"], prompt=SCENE, steps=40, copies=2)

@@ -12,9 +12,7 @@ NOT_RUN = (
     "\n\nThe pack's tests check how this graph is wired, and run its method on small models; with these weights they "
     "have not run it."
 )
-SCORER = (
-    f"`models/provoke_clip/{parts.CLIP_L}` (openai/{parts.CLIP_L}; the help of *Load CLIP Scorer* has the command)"
-)
+SCORER = f"`models/provoke_clip/{parts.CLIP_L}` (openai/{parts.CLIP_L}; the help of *Load CLIP Scorer* has the command)"
 XL = {"steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
 
 
