@@ -15,6 +15,7 @@ TOP = 460  # where the groups begin, below the note
 GAP, MARGIN, HEAD = 40, 20, 80
 COLOURS = ("#3f789e", "#a1309b", "#88A", "#8A8", "#B58B2A", "#b06634")
 WIDE, LINE, TEXT = 320, 24, 120
+OUTSIDE = -10  # the node that stands for a subgraph's inputs, as the page numbers it
 # Nodes that show something: what they take. Newer hosts gave the first two an output, which older ones do not have.
 SHOWN = {"SaveImage": (420, 420), "PreviewImage": (300, 300), "PreviewAny": (420, 200)}
 PLAIN = {"SaveImage", "PreviewImage"}
@@ -167,7 +168,8 @@ class Canvas:
         number = len(self.links) + 1
         self.links.append([number, wire.node, wire.slot, saved["id"], saved["inputs"].index(socket), wire.type])
         socket["link"] = number
-        self.nodes[wire.node - 1]["outputs"][wire.slot]["links"].append(number)
+        if wire.node != OUTSIDE:
+            self.nodes[wire.node - 1]["outputs"][wire.slot]["links"].append(number)
 
     def _saved(
         self, kind: str, title: str | None, size: tuple[int, int], inputs: Any, outputs: Any, values: Any

@@ -15,8 +15,9 @@ from typing import Any
 from .. import templates
 from ..canvas import Canvas
 from ..console import DevError, say
+from ..pack import ROOT
 from ..server import Server
-from . import demo_world, real_weights
+from . import blueprints, demo_world, real_weights
 
 TEMPLATES: dict[str, Callable[[Canvas], dict[str, Any]]] = {**demo_world.TEMPLATES, **real_weights.TEMPLATES}
 
@@ -44,6 +45,9 @@ def main() -> None:
     for name, make in TEMPLATES.items():
         if only in name:
             write(make(Canvas(known)), templates.FOLDER / f"{name}.json")
+    for name in blueprints.BLUEPRINTS:
+        if only in name:
+            write(blueprints.made(name, known), ROOT / "subgraphs" / f"{name}.json")
 
 
 if __name__ == "__main__":
