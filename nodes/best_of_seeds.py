@@ -34,7 +34,7 @@ class BestOfSeeds(io.ComfyNode):
             category="Provoke/search",
             description="Samples a prompt with many seeds, as KSampler does, and keeps the best by an objective. No "
             "gradient: works with any model and sampler, and is what a search has to beat.",
-            search_aliases=["provoke", "best of n", "seed search", "cherry pick", "batch seeds", "random search"],
+            search_aliases=["provoke", "best of n", "seed", "seed search", "cherry pick", "random search"],
             inputs=[
                 *sampler_sockets.ksampler_inputs(),
                 ObjectiveSocket.Input("objective", tooltip="What decides: from one of the Objective nodes."),

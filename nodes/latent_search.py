@@ -32,7 +32,8 @@ from .sampler_sockets import SearchSettings
 from .steering import views
 
 ALIASES = [
-    "provoke", "noise search", "noise optimisation", "seed search", "SAGE", "ReNO", "DNO", "initial noise", "latent",
+    "provoke", "noise search", "noise optimisation", "noise optimization", "seed search", "SAGE", "ReNO", "DNO",
+    "initial noise", "latent",
 ]  # fmt: skip
 WORDS = (
     "Finds an initial noise (not a prompt, not a weight) whose picture breaks an objective or satisfies it, and that "

@@ -46,6 +46,7 @@ class _Node(io.ComfyNode):
                 "conditioning noise",
                 "few-step",
                 "turbo",
+                "FGSM",
                 "untargeted attack",
                 "KSampler",
             ],

@@ -21,7 +21,13 @@ TIME_LIMIT = 3600.0  # seconds for one template
 def run(host: Host, *, cpu: bool, only: str | None) -> int:
     """Run the templates one after the other. Exit status 1 when one of them failed; the others' pictures are kept."""
     begin = time.monotonic()
-    wanted = templates.load(only=only)
+    every = templates.load(only=only)
+    wanted = templates.runnable(every)
+    left_out = [template for template in every if template not in wanted]
+    for template in left_out:
+        say(f"-- not run: {template.name} (needs {', '.join(template.needs)})")
+    if not wanted:
+        return 1
     cpu = cpu or not has_gpu()
     say(f"-- starting ComfyUI {host.version} with the pack, on the {'CPU' if cpu else 'GPU'}")
     folder = fresh_folder(OUTPUT)

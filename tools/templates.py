@@ -21,9 +21,24 @@ class Template:
     name: str
     graph: dict[str, Any]
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What `extra.provoke` says of it."""
+        return dict(self.graph.get("extra", {}).get("provoke", {}))
+
+    @property
+    def needs(self) -> list[str]:
+        """Files that do not come with the pack, and without which it is refused."""
+        return list(self.about.get("needs", []))
+
+    @property
+    def after(self) -> str | None:
+        """The template that leaves the file which this one needs."""
+        return self.about.get("after")
+
     def shows(self, node: str) -> str:
         """What a node's picture shows: its sentence in `extra.provoke.shows`, else its title."""
-        sentences = self.graph.get("extra", {}).get("provoke", {}).get("shows", {})
+        sentences = self.about.get("shows", {})
         return str(sentences[node]) if node in sentences else self.title(node)
 
     def title(self, node: str) -> str:
@@ -32,6 +47,13 @@ class Template:
             if str(candidate["id"]) == node and candidate["type"] not in VIRTUAL:
                 return str(candidate.get("title") or candidate["type"])
         return f"node {node}"
+
+
+def runnable(every: list[Template]) -> list[Template]:
+    """Those that run with what the pack brings, each after the one that it follows."""
+    here = {template.name for template in every}
+    first = [template for template in every if not template.needs]
+    return first + [template for template in every if template.needs and template.after in here]
 
 
 def load(folder: Path = FOLDER, only: str | None = None) -> list[Template]:

@@ -8,8 +8,9 @@ import inspect
 import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.abc import InspectLoader
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import comfy.samplers
@@ -217,15 +218,29 @@ _COPIES: set[str] = set()  # the names of the modules that `_copy` made
 def _copy(relative: str) -> ModuleType:
     """A second module from one of the host's files, not in sys.modules. The host's own stays as it is."""
     path = _host() / relative
-    with tokenize.open(path) as file:
-        tree = _WithGradient().visit(ast.parse(file.read()))
     parts = Path(relative).with_suffix("").parts
     module = ModuleType(f"provoke_differentiable.{'.'.join(parts)}")
     module.__file__, module.__package__ = str(path), ".".join(parts[:-1])  # for its relative imports
-    # Lines are the host's own, so a traceback shows them from the host's file.
-    exec(compile(ast.fix_missing_locations(tree), path, "exec"), vars(module))
+    _Loader(path).exec_module(module)
     _COPIES.add(module.__name__)
     return module
+
+
+class _Loader(InspectLoader):
+    """Python's own import, of a source that is changed on the way. (A file loader would take the host's cache.)"""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get_source(self, fullname: str) -> str:
+        with tokenize.open(self.path) as file:
+            return file.read()
+
+    def get_code(self, fullname: str) -> CodeType:
+        tree = _WithGradient().visit(ast.parse(self.get_source(fullname)))
+        # Lines are the host's own, so a traceback shows them from the host's file.
+        code: CodeType = compile(ast.fix_missing_locations(tree), self.path, "exec")
+        return code
 
 
 class _WithGradient(ast.NodeTransformer):

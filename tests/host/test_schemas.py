@@ -70,6 +70,35 @@ def test_every_input_has_a_unit_or_a_meaning(schemas: dict[str, Any], comfy: Mod
             assert put.tooltip, f"{schema.node_id}.{put.id} has no tooltip"
 
 
+SOUGHT = {
+    "variation": {"ProvokeUntargetedAttack", "ProvokeUntargetedAttackSampler", "ProvokeUntargetedAttackSamplerCustom"},
+    "diversity": {"ProvokeUntargetedAttack", "ProvokeUntargetedAttackSampler", "ProvokeUntargetedAttackSamplerCustom"},
+    "seed": {"ProvokeBestOfSeeds", "ProvokeLatentSearch", "ProvokeUntargetedAttackSampler"},
+    "clip guidance": {"ProvokeClipTargetedAttack", "ProvokeClipTargetedAttackSampler"},
+    "textual inversion": {"ProvokeAdversarialToken", "ProvokeSaveEmbedding"},
+    "noise optimisation": {"ProvokeLatentSearch", "ProvokeLatentSearchCustom"},
+    "noise optimization": {"ProvokeLatentSearch", "ProvokeLatentSearchCustom"},
+    "fgsm": {"ProvokeUntargetedAttack", "ProvokeClipTargetedAttack", "ProvokeUntargetedAttackSampler"},
+    "score distillation": {"ProvokeVlmInversionSampler", "ProvokeVlmInversion"},
+    "clip score": {"ProvokeScoreImages", "ProvokeLoadScorer", "ProvokeClipObjective"},
+    "contact sheet": {"ProvokeFailureReport"},
+}
+"""What people type who do not know our words, and what they must find by it."""
+
+
+@pytest.mark.parametrize("words", SOUGHT)
+def test_people_find_the_node_by_their_own_words(words: str, comfy: ModuleType) -> None:
+    import provoke
+
+    extension = asyncio.run(provoke.comfy_entrypoint())
+    found = set()
+    for node in asyncio.run(extension.get_node_list()):
+        schema = node.define_schema()
+        if any(words in text.lower() for text in (schema.display_name, *schema.search_aliases)):
+            found.add(schema.node_id)
+    assert SOUGHT[words] <= found, f"{words!r} does not find {SOUGHT[words] - found}"
+
+
 def test_importing_the_nodes_brings_no_scorer_library(comfy: ModuleType) -> None:
     """In a fresh process with the host imported: what our nodes add to it."""
     import subprocess

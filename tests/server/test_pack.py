@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from provoke.tools import locales
 from provoke.tools.pack import ROOT
 from provoke.tools.server import Client, Server
 
@@ -49,3 +50,13 @@ def test_templates_are_offered(client: Client) -> None:
     files = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
     assert files
     assert sorted(client.get("/workflow_templates")["provoke"]) == files
+
+
+def test_the_page_gets_the_languages(client: Client, ours: dict[str, Any]) -> None:
+    served = client.get("/i18n")
+    for language in ("en", *locales.LANGUAGES):
+        said = served[language]["nodeDefs"]
+        assert set(ours) <= set(said)
+        for name, node in ours.items():
+            assert set(said[name]["inputs"]) == {path for path, _ in inputs(node["input"]) if "=" not in path}
+            assert len(said[name]["outputs"]) == len(node["output"])

@@ -10,20 +10,43 @@ from PIL import Image
 
 from provoke.tools import templates
 from provoke.tools.server import Client, Event, Rejected, Server
-from provoke.tools.workflow import to_prompt
+from provoke.tools.workflow import NOTES, to_prompt
 
-NAMES = sorted(path.stem for path in templates.FOLDER.glob("*.json"))
+EVERY = templates.load()
+NAMES = [template.name for template in templates.runnable(EVERY) if not template.needs]
+AFTER = [template for template in EVERY if template.after]
+NEEDING = [template for template in EVERY if template.needs and not template.after]
+REFUSALS = {"value_not_in_list", "custom_validation_failed"}  # no such file; the latter is Load Image's
 Nodes = dict[str, Any]
 
 
 def prompt_of(name: str, definitions: Nodes) -> dict[str, dict[str, Any]]:
-    (template,) = (found for found in templates.load() if found.name == name)
+    (template,) = (found for found in EVERY if found.name == name)
     return to_prompt(template.graph, definitions)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_template_runs_and_leaves_pictures(name: str, server: Server, client: Client, definitions: Nodes) -> None:
-    (template,) = (found for found in templates.load() if found.name == name)
+    (template,) = (found for found in EVERY if found.name == name)
+    runs(template, server, client, definitions)
+
+
+@pytest.mark.parametrize("template", AFTER, ids=lambda template: template.name)
+def test_a_template_runs_on_what_another_has_left(
+    template: templates.Template, server: Server, client: Client, definitions: Nodes
+) -> None:
+    (first,) = (found for found in EVERY if found.name == template.after)
+    assert template.after in note_of(template)
+    try:
+        runs(template, server, client, definitions)
+    except Rejected:  # nobody has run the first one on this server yet
+        assert client.run(prompt_of(first.name, definitions)).status == "success"
+        runs(template, server, client, definitions)
+
+
+def runs(template: templates.Template, server: Server, client: Client, definitions: Nodes) -> None:
+    """To its end, without a complaint, with pictures that are no blanks."""
+    name = template.name
     result = client.run(prompt_of(name, definitions), workflow=template.graph)
     assert result.status == "success", f"node {result.error_node}: {result.error}"
     assert result.pictures
@@ -33,8 +56,44 @@ def test_a_template_runs_and_leaves_pictures(name: str, server: Server, client: 
             assert any(low != high for low, high in image.convert("RGB").getextrema()), f"{picture} is blank"
     assert server.problems() == []
     # What the demo says about pictures is said about pictures that exist.
-    described = set(template.graph.get("extra", {}).get("provoke", {}).get("shows", {}))
+    described = set(template.about.get("shows", {}))
     assert described <= {picture.node for picture in result.pictures} | set(result.texts)
+
+
+def note_of(template: templates.Template) -> str:
+    """The words of its notes."""
+    return "\n".join(node["widgets_values"][0] for node in template.graph["nodes"] if node["type"] in NOTES)
+
+
+@pytest.mark.parametrize("template", NEEDING, ids=lambda template: template.name)
+def test_a_template_for_real_weights_lacks_nothing_but_them(
+    template: templates.Template, client: Client, definitions: Nodes, ours: Nodes
+) -> None:
+    """Its name and its note say what it needs; the server refuses it for files that are not there, and nothing else."""
+    assert "(needs " in template.name
+    prompt = to_prompt(template.graph, definitions)
+    with pytest.raises(Rejected) as caught:
+        client.post("/prompt", {"prompt": prompt})
+    missing = set()
+    for node, found in caught.value.body["node_errors"].items():
+        for error in found["errors"]:
+            assert error["type"] in REFUSALS, f"node {node} ({found['class_type']}): {error}"
+            missing.add("a photo" if found["class_type"] == "LoadImage" else error["extra_info"]["received_value"])
+    assert missing == set(template.needs)
+    for file in template.needs:
+        assert file in note_of(template), f"the note does not say that it needs {file}"
+    assert {node["class_type"] for node in prompt.values()} & set(ours)
+
+
+def test_every_method_has_a_template_with_the_demo_and_one_for_real_weights(ours: Nodes) -> None:
+    """Of each node some template shows how it is wired; of each method, in one of its forms, two."""
+    used = [{node["type"] for node in template.graph["nodes"]} for template in EVERY]
+    assert set(ours) - set().union(*used) == set(), "nodes that no template shows"
+    with_weights = set().union(*({node["type"] for node in template.graph["nodes"]} for template in NEEDING))
+    methods = {
+        name.removesuffix("Custom") for name, node in ours.items() if node["category"] in ("Provoke/attack",)
+    } | {"ProvokeLatentSearch", "ProvokeBestOfSeeds", "ProvokeAdversarialToken", "ProvokeVlmInversionSampler"}
+    assert methods <= {name.removesuffix("Custom") for name in with_weights}
 
 
 def test_the_pack_is_in_its_templates(definitions: Nodes, ours: Nodes) -> None:
