@@ -25,7 +25,9 @@ class ClipTargetedAttack(io.ComfyNode):
             category="Provoke/attack",
             description="Moves the result of a model that always gives the same one (inpainter, upscaler, coloriser, "
             "VAE) towards a text or a reference picture, by a change of its input too small to see.",
-            search_aliases=["provoke", "CLIP", "targeted attack", "steer", "text guided", "adversarial", "edit"],
+            search_aliases=[
+                "provoke", "CLIP", "targeted attack", "steer", "text guided", "clip guidance", "adversarial", "edit",
+            ],
             inputs=[
                 *image_attack_sockets.inputs(),
                 *steering.inputs(),

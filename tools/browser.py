@@ -5,29 +5,17 @@ Playwright drives the browser that the system has; it never downloads one of its
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import chromium as installed
 from .console import DevError
 from .server import Client, Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
-PLACES = (
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "C:/Program Files/Google/Chrome/Application/chrome.exe",
-    "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
-)
-MISSING = (
-    "No Chromium here, which the browser tests drive. Install one (Debian: `apt-get install chromium`), or name its "
-    "program in PROVOKE_CHROMIUM, or leave these tests out: `python dev.py test --no-browser`."
-)
 ARGUMENTS = (
     "--no-sandbox",  # a container's root cannot have one, and only our own server is opened
     "--disable-gpu",
@@ -39,7 +27,7 @@ ARGUMENTS = (
     "--force-color-profile=srgb",
 )
 SIZE = (1600, 1000)  # pixels of the page
-FRAME = (64, 100, 1520, 880)  # left, top, width, height of what no bar of the page covers
+FRAME = (64, 100, 1520, 840)  # left, top, width, height of what no bar of the page covers
 READY = 180.0  # seconds that a cold page may take on a slow machine
 CANVAS, NODES_2 = "canvas", "Nodes 2.0"
 RENDERERS = (CANVAS, NODES_2)
@@ -51,26 +39,18 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Graph.CanvasInfo": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # words are drawn however small they are
 }
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 STORE = "document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s.get"
 
 
-def find() -> Path | None:
-    """The program of a Chromium, Chrome or Edge; None where there is none."""
-    named = os.environ.get("PROVOKE_CHROMIUM")
-    if named:
-        return Path(named) if Path(named).is_file() else None
-    found = next((path for path in map(shutil.which, NAMES) if path), None)
-    return Path(found) if found else next((Path(place) for place in PLACES if Path(place).is_file()), None)
-
-
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """One that runs, without a window and with a profile of its own that is gone afterwards. Raises DevError."""
-    program = find()
+    program = installed.find()
     if program is None:
-        raise DevError(MISSING)
+        raise DevError(installed.MISSING)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
