@@ -20,6 +20,7 @@ from comfy_execution.utils import get_executing_context
 from .curve import Curve, Reading
 
 EVENT = "provoke.curve"
+OUTPUT = "provoke_curve"  # in the node's `ui` output
 ROUTE = "/provoke/curves"
 INTERVAL = 0.2  # seconds between two events of a search
 KEPT = 64  # searches that a page can still ask for: about a megabyte
@@ -28,6 +29,7 @@ S = TypeVar("S")
 
 _numbers = itertools.count(1)
 _running: dict[str, Run] = {}  # by node id; a prompt runs one node at a time
+_ended: list[Run] = []  # the one that ended last, until its node's output takes it along
 _last: OrderedDict[tuple[str, str, str], Run] = OrderedDict()  # by client, workflow and node
 
 
@@ -119,6 +121,15 @@ def running() -> Iterator[Run]:
     finally:
         del _running[node]
         run.end(said)
+        _ended[:] = [run]
+
+
+def taken() -> dict[str, Any] | None:
+    """For the `ui` output of the running node: the curve of the search that it has just ended, once. None without."""
+    context = get_executing_context()
+    if not _ended or context is None or (_ended[0].prompt, _ended[0].node) != (context.prompt_id, context.node_id):
+        return None
+    return {OUTPUT: [_ended.pop().whole()]}
 
 
 def charted(steps: Iterator[S], total: int) -> Generator[S, None, None]:

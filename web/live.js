@@ -5,6 +5,7 @@ import { api } from "../../scripts/api.js";
 import { Panel, Search } from "./panel.js";
 
 const EVENT = "provoke.curve";
+const OUTPUT = "provoke_curve";
 
 /** @type {Map<number, Search>} by the server's number: what this page's runs are doing */
 const searches = new Map();
@@ -54,13 +55,19 @@ function begin(whole) {
   show(search);
 }
 
+/** What lies in the nodes' outputs: of a job that was opened from the history. */
+function withOutputs() {
+  return Object.values(app.nodeOutputs ?? {}).flatMap((output) => output?.[OUTPUT] ?? []);
+}
+
 /** Everything that the server knows of the open workflow, as this tab queued it. */
 async function restore() {
   const query = new URLSearchParams({ client: api.clientId ?? "", workflow: String(graph()?.id ?? "") });
   try {
     const answer = await api.fetchApi(`/provoke/curves?${query}`);
-    if (answer.status !== 200) return;
-    for (const whole of (await answer.json()).curves) begin(whole);
+    const curves = answer.status === 200 ? (await answer.json()).curves : [];
+    const known = new Set(curves.map(({ node }) => node));
+    for (const whole of [...curves, ...withOutputs().filter(({ node }) => !known.has(node))]) begin(whole);
   } catch (error) {
     console.error("Provoke:", error);
   }

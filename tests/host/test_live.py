@@ -107,6 +107,35 @@ def test_a_page_that_asks_later_gets_the_last_search(live: Any, page: Page) -> N
 
 
 @pytest.mark.usefixtures("node")
+def test_the_nodes_output_brings_the_curve_along_once(live: Any, page: Page) -> None:
+    from provoke.host.api import io
+
+    assert io.NodeOutput(1).ui is None
+    list(live.charted(all_steps([[0.0], [1.0]]), 2))
+    given = io.NodeOutput(1, 2)
+    assert given.args == (1, 2)
+    (curve,) = given.ui[live.OUTPUT]
+    assert (curve["node"], curve["best"], curve["over"]) == ("12:5", [0, 1, 1.0], True)
+    json.dumps(curve, allow_nan=False)
+    assert io.NodeOutput(1).ui is None
+    list(live.charted(all_steps([[0.0]]), 1))
+    assert io.NodeOutput(1, ui={"text": ("mine",)}).ui == {"text": ("mine",)}
+
+
+def test_another_nodes_output_does_not(live: Any, page: Page) -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    from provoke.host.api import io
+
+    with CurrentNodeContext("prompt", "12:5"):
+        list(live.charted(all_steps([[0.0]]), 1))
+    with CurrentNodeContext("prompt", "6"):
+        assert io.NodeOutput(1).ui is None
+    with CurrentNodeContext("later", "12:5"):
+        assert io.NodeOutput(1).ui is None
+
+
+@pytest.mark.usefixtures("node")
 def test_old_searches_are_forgotten(live: Any, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "KEPT", 3)
     for tab in range(9):
