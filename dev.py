@@ -45,6 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     demo.add_argument("--only", metavar="NAME", help="only templates whose file name contains NAME")
     test = commands.add_parser("test", parents=[host], help="lint, types, import contracts, tests (-- goes to pytest)")
     test.add_argument("--all", action="store_true", help="also the long tests and the older hosts")
+    test.add_argument("--no-browser", action="store_true", help="without the tests that drive a Chromium")
     serve = commands.add_parser("serve", parents=[host], help="open the same ComfyUI for a person (-- goes to it)")
     serve.add_argument("--cpu", action="store_true", help="do not use the GPU even if there is one")
     serve.add_argument("--port", type=int, help="port to listen on (default: 8188, or a free one)")
@@ -92,7 +93,7 @@ def main() -> int:
     if options.command == "test":
         from tools import testing
 
-        return testing.run(hosts, everything, options.rest)
+        return testing.run(hosts, everything, options.rest, browser=not options.no_browser)
     if options.command == "demo":
         from tools import demo
 

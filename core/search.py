@@ -34,6 +34,7 @@ class Step(TypedDict):
     best_score: Tensor  # B
     best_image: Tensor  # B C H W
     distance: Tensor  # B, of the variable, in the budget's unit
+    limit: float  # the largest distance that the budget allows
     cost: float  # forward-equivalents per item so far
     skipped: Tensor  # B, steps without a usable gradient so far
     stopped: str  # why this is the last step ("" while it goes on)
@@ -102,6 +103,7 @@ def search(
             best_score=best.score,
             best_image=best.image,
             distance=budget.measure(x),
+            limit=budget.epsilon,
             cost=cost,
             skipped=watch.skipped.clone(),
             stopped=stopped,

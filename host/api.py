@@ -1,4 +1,4 @@
-"""The one import of the host's node API.
+"""The one import of the host's node API (node_io.py, its half, is for this file alone).
 
 `v0_0_2` re-exports what `latest` has today and is the number that the host promises to keep once a later one appears.
 What a running host lacks is dropped here, so that one schema serves all of them. (`advanced`, `tooltip`, `display_name`
@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from comfy_api.v0_0_2 import ComfyExtension, io, ui
+from comfy_api.v0_0_2 import ComfyExtension, ui
+
+from . import node_io as io
 
 __all__ = ["ComfyExtension", "io", "schema", "ui"]
 

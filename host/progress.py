@@ -1,4 +1,4 @@
-"""Driving a search inside the host: its progress bar, its preview, its cancel."""
+"""Driving a search inside the host: its progress bar, its preview, its cancel; and the curve on its node (live.py)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from .live import charted
 
 S = TypeVar("S")
 
@@ -40,17 +42,19 @@ def drive(steps: Iterator[S], total: int, preview: Callable[[S], Tensor | None])
     """
     bar = comfy.utils.ProgressBar(total)
     last: list[S] = []
-    shown = -PREVIEW_INTERVAL
+    previewed = -PREVIEW_INTERVAL
+    shown = charted(steps, total)
     try:
-        for done, step in enumerate(steps, start=1):
+        for done, step in enumerate(shown, start=1):
             last[:] = [step]
-            due = time.monotonic() - shown >= PREVIEW_INTERVAL
+            due = time.monotonic() - previewed >= PREVIEW_INTERVAL
             picture = _preview(preview(step)) if due and bar.hook is not None else None
             if picture is not None:
-                shown = time.monotonic()
+                previewed = time.monotonic()
             bar.update_absolute(min(done, total), total, picture)
             check_cancelled()  # the bar polls only when a server is there, and not in every update
     finally:
+        shown.close()
         close = getattr(steps, "close", None)
         if close is not None:
             close()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from comfy_execution.utils import get_executing_context
+from . import live
 
 ROUTE = "/provoke/stop"
 
@@ -21,11 +19,11 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
     The node is the one that the host's executor is at; outside of it (scripts, tests) it is "".
     """
-    context = get_executing_context()
-    node = "" if context is None else str(context.node_id)
+    node = live.running_node()
     event = _running[node] = threading.Event()
     try:
-        yield event.is_set
+        with live.running():  # the page shows its button from here on, before there is a step
+            yield event.is_set
     finally:
         if _running.get(node) is event:
             del _running[node]
@@ -46,13 +44,12 @@ def register_stop_route() -> None:
 
     Answers {"stopped": true}, or 404 where no search runs in that node, or 400 for another body.
     """
-    server: Any = sys.modules.get("server")  # the server imports the packs, never the other way round
-    instance = getattr(getattr(server, "PromptServer", None), "instance", None)
-    if instance is None:
+    server = live.page_server()
+    if server is None:
         return
     from aiohttp import web
 
-    @instance.routes.post(ROUTE)
+    @server.routes.post(ROUTE)
     async def answer(request: web.Request) -> web.Response:
         try:
             node = (await request.json())["node"]

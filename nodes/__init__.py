@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..host.api import ComfyExtension, io
 from ..host.folders import register_model_folders
+from ..host.live import register_curves_route
 from ..host.stop import register_stop_route
 from .adversarial_token import AdversarialToken
 from .best_of_seeds import BestOfSeeds
@@ -35,6 +36,7 @@ class Provoke(ComfyExtension):
     async def on_load(self) -> None:
         register_model_folders()
         register_stop_route()
+        register_curves_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -101,6 +101,11 @@ class Tried:
     usual: Tensor = field(default_factory=lambda: torch.empty(0))
     best: Tensor = field(default_factory=lambda: torch.empty(0))
 
+    @property
+    def step(self) -> dict[str, Any]:
+        """For the curve on the node: the last seed's scores, as something of which more is better."""
+        return {"score": self.sign * self.scores[-1], "cost": float(len(self.seeds))}
+
     def order(self) -> Tensor:
         """The places of the best seeds, the best first: keep B."""
         signed = (self.sign * torch.stack(self.scores)).nan_to_num(-torch.inf)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core.errors import ProvokeError
 from ..host.api import io, schema
+from ..host.live import charted
 from ..host.progress import drive
 from ..host.sampling import graph
 from ..host.sampling.graph import Graph, Latent
@@ -147,7 +148,7 @@ class VlmInversion(io.ComfyNode):
             _refuse_edit_of_nothing(source, sampling.model_latent)
 
             def shown(moments: Iterator[Moment], total: int) -> Moment:
-                for moment in moments:
+                for moment in charted(moments, total):
                     show(min(moment.step["i"], total - 1), moment.average, moment.step["variable"], total)
                 return moment
 

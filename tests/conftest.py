@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+if TYPE_CHECKING:
+    from provoke.tools.server import Client, Server
+
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
-ORDER = ("core", "dev", "scorers", "demo", "host", "server")  # quick and independent first; contracts before all
+ORDER = ("core", "dev", "scorers", "demo", "host", "server", "browser")  # quick ones first; contracts before all
 PLATFORM = "platform:"  # the only reason for which a test may be skipped begins with this word
 
 
@@ -63,6 +67,48 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
         (base / kind).mkdir()
         getattr(folder_paths, f"set_{kind}_directory")(str(base / kind))
     return comfy
+
+
+def _stopped(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """One real server for all tests that want one, with the pack in it as a user has it: the host of COMFYUI_PATH,
+    started on the CPU in a base directory of its own."""
+    path = os.environ.get("COMFYUI_PATH")
+    if not path:
+        pytest.fail("This test needs ComfyUI: run it through `python dev.py test`, or set COMFYUI_PATH to its folder.")
+    # pytest dies of SIGTERM on the spot, and the server would stay; as Ctrl-C it ends its fixtures, and sums up.
+    before = signal.signal(signal.SIGTERM, _stopped)
+    from provoke.tools.server import Server
+
+    try:
+        with Server(Path(path).resolve(), cpu=True) as running:
+            yield running
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Client:
+    """Someone who talks to the server."""
+    return server.client()
+
+
+@pytest.fixture(scope="session")
+def definitions(client: Client) -> dict[str, Any]:
+    """Every node that the server has."""
+    return dict(client.get("/object_info"))
+
+
+@pytest.fixture(scope="session")
+def ours(definitions: dict[str, Any]) -> dict[str, Any]:
+    """The pack's nodes. Fails when there is none, so that no test about "each of them" can pass on nothing."""
+    found = {name: node for name, node in definitions.items() if str(node.get("category")).startswith("Provoke/")}
+    assert found, "the server lists no node in a category that begins with Provoke/"
+    return found
 
 
 def _room(path: Path) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import chromium
 from .console import run_child, say, took
 from .environment import HOSTS, ROOT, Host
 
@@ -33,8 +34,16 @@ class Outcome:
     seconds: float
 
 
-def run(hosts: Sequence[Host], everything: bool, extra: Sequence[str]) -> int:
-    """Run the tests: all of them on the first host, those that depend on a host on the others. Gives an exit status."""
+def run(hosts: Sequence[Host], everything: bool, extra: Sequence[str], *, browser: bool = True) -> int:
+    """Run the tests: all of them on the first host, those that depend on a host on the others. Gives an exit status.
+
+    browser: whether those in a real browser too, which is installed where it is missing.
+    """
+    if browser:
+        chromium.ensure()
+    else:
+        say("   without the tests in a browser (--no-browser)")
+        extra = [f"--ignore={ROOT / 'tests' / 'browser'}", *extra]
     outcomes = []
     for number, host in enumerate(hosts):
         say(f"\n-- tests with ComfyUI {host.version} ({host.path})")

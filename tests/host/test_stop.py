@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -42,16 +40,6 @@ def test_an_error_leaves_nothing_registered(stop) -> None:
     with pytest.raises(RuntimeError, match="broken"), stop.stoppable():
         raise RuntimeError("broken")
     assert not stop.stop("")
-
-
-def test_the_button_is_kept_out_of_what_is_queued_and_known_to_every_search(comfy) -> None:
-    """The page looks at the option where it makes the prompt, at the attribute where it saves the workflow."""
-    page = (Path(__file__).parents[2] / "web" / "stop.js").read_text()
-    assert "{ serialize: false }" in page
-    assert "widget.serialize = false" in page
-    searches = re.search(r"SEARCHES = /(.*)/;", page)[1]
-    for node in ("UntargetedAttack", "ClipTargetedAttackCustom", "LatentSearchCustom", "BestOfSeeds"):
-        assert re.match(searches, f"Provoke{node}"), node
 
 
 def test_without_a_server_there_is_no_route(stop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,168 @@
+"""What the page hears of a search while it runs, and what it can ask for after a reload.
+
+One event, only to the client that queued the prompt: `provoke.curve`. A search's first says where it belongs (client,
+workflow, node) and gives it a number; those after it have the number and what is new, at most every INTERVAL. GET
+/provoke/curves?client=...&workflow=... gives the last curve of every node of that client's workflow, running or over.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from comfy_execution.utils import get_executing_context
+
+from .curve import Curve, Reading
+
+EVENT = "provoke.curve"
+OUTPUT = "provoke_curve"  # in the node's `ui` output
+ROUTE = "/provoke/curves"
+INTERVAL = 0.2  # seconds between two events of a search
+KEPT = 64  # searches that a page can still ask for: about a megabyte
+
+S = TypeVar("S")
+
+_numbers = itertools.count(1)
+_running: dict[str, Run] = {}  # by node id; a prompt runs one node at a time
+_ended: list[Run] = []  # the one that ended last, until its node's output takes it along
+_last: OrderedDict[tuple[str, str, str], Run] = OrderedDict()  # by client, workflow and node
+
+
+def running_node() -> str:
+    """The node that the host's executor is at; outside of it (scripts, tests) it is ""."""
+    context = get_executing_context()
+    return "" if context is None else str(context.node_id)
+
+
+def page_server() -> Any:
+    """The host's server, if this process has one, else None."""
+    # the server imports the packs, never the other way round
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+class Run:
+    """One search of a node, and what its client has been told of it."""
+
+    def __init__(self, node: str) -> None:
+        context, server = get_executing_context(), page_server()
+        self.node, self.number, self.curve = node, next(_numbers), Curve()
+        self.prompt = "" if context is None else str(context.prompt_id)
+        self.client: str | None = getattr(server, "client_id", None)
+        self.workflow = _workflow_of(server, self.prompt)
+        self._began = time.monotonic()
+        self._told, self._due = -1, self._began
+
+    def whole(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        place = {"run": self.number, "prompt": self.prompt, "workflow": self.workflow, "node": self.node}
+        return {**place, **self.curve.told()}
+
+    def begin(self) -> None:
+        """Tell its client, and remember it for a page that asks later."""
+        if self.client is not None and self.workflow:
+            key = (self.client, self.workflow, self.node)
+            _last.pop(key, None)
+            _last[key] = self
+            while len(_last) > KEPT:
+                _last.popitem(last=False)
+        self._send(self.whole())
+
+    def start(self, steps: int) -> None:
+        """Steps begin, so many as far as is known. Those of an earlier search of the same node are gone."""
+        again, self.curve = self.curve.step >= 0, Curve(steps=steps)
+        if again:
+            self.number, self._told = next(_numbers), -1
+            self.begin()
+
+    def take(self, step: object) -> None:
+        """A step more; told at once, or with those that come before the next event is due."""
+        reading = Reading.of(step)
+        now = time.monotonic()
+        if reading is not None:
+            self.curve.take(reading, now - self._began)
+        if now >= self._due:
+            self._due = now + INTERVAL
+            self._news()
+
+    def end(self, said: str) -> None:
+        """Tell that it is over. said: why, where its last step does not say."""
+        self.curve.over = True
+        self.curve.said = self.curve.said or said
+        self._news()
+
+    def _news(self) -> None:
+        self._send({"run": self.number, **self.curve.told(since=self._told)})
+        self._told = self.curve.step
+
+    def _send(self, data: dict[str, Any]) -> None:
+        server = page_server()
+        if server is not None and self.client is not None:  # None would be everybody
+            server.send_sync(EVENT, data, self.client)
+
+
+@contextmanager
+def running() -> Iterator[Run]:
+    """Within: the running node searches, and its page shows it. A search within one is the same."""
+    node = running_node()
+    if node in _running:
+        yield _running[node]
+        return
+    run = _running[node] = Run(node)
+    said = "ended early"  # by Cancel, or by an error that the host tells
+    try:
+        run.begin()
+        yield run
+        said = "done"
+    finally:
+        del _running[node]
+        run.end(said)
+        _ended[:] = [run]
+
+
+def taken() -> dict[str, Any] | None:
+    """For the `ui` output of the running node: the curve of the search that it has just ended, once. None without."""
+    context = get_executing_context()
+    if not _ended or context is None or (_ended[0].prompt, _ended[0].node) != (context.prompt_id, context.node_id):
+        return None
+    return {OUTPUT: [_ended.pop().whole()]}
+
+
+def charted(steps: Iterator[S], total: int) -> Generator[S, None, None]:
+    """The same steps, each drawn on the running node first. total: how many are expected."""
+    with running() as run:
+        run.start(total)
+        for step in steps:
+            run.take(step)
+            yield step
+
+
+def _workflow_of(server: Any, prompt: str) -> str:
+    """The id of the page's workflow that a prompt was queued from; "" where there is none."""
+    queue = getattr(server, "prompt_queue", None)
+    for item in list(getattr(queue, "currently_running", {}).values()):
+        if item[1] == prompt:
+            workflow = (item[3].get("extra_pnginfo") or {}).get("workflow") or {}
+            return str(workflow.get("id") or "")
+    return ""
+
+
+def register_curves_route() -> None:
+    """GET /provoke/curves?client=...&workflow=... on the host's server, if this process has one.
+
+    Answers {"curves": [...]}: the last search of each node, the latest last.
+    """
+    server = page_server()
+    if server is None:
+        return
+    from aiohttp import web
+
+    @server.routes.get(ROUTE)
+    async def answer(request: web.Request) -> web.Response:
+        wanted = (request.query.get("client", ""), request.query.get("workflow", ""))
+        found = [run.whole() for key, run in list(_last.items()) if key[:2] == wanted]
+        return web.json_response({"curves": found})

@@ -1,0 +1,145 @@
+"""The chart where it is not simple: in a subgraph, on several nodes, in two tabs, in light and dark."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from provoke.tools.browser import RENDERERS, Tab
+from provoke.tools.server import Server
+
+from .conftest import node_of
+from .test_runs import KIND, NAME, searching
+
+Graphs = Callable[[str], dict[str, Any]]
+# what a person does who selects a node and turns it into a subgraph
+WRAP = """(type) => {
+    const { graph } = window.app;
+    const node = graph._nodes.find((node) => node.type === type);
+    return String(graph.convertToSubgraph(new Set([node])).node.id);
+}"""
+
+
+def twice(graph: dict[str, Any]) -> dict[str, Any]:
+    """With the search, and what saves its results, a second time."""
+    made = copy.deepcopy(graph)
+    search = node_of(made, KIND)
+    fed = {link[3] for link in made["links"] if link[1] == search["id"]}
+    saves = next(node for node in made["nodes"] if node["type"] == "SaveImage" and node["id"] in fed)
+    numbers = {search["id"]: 901, saves["id"]: 902}
+    for node in (search, saves):
+        again = copy.deepcopy(node)
+        again["id"] = numbers[node["id"]]
+        again["pos"] = [node["pos"][0], node["pos"][1] + 1100]
+        for socket in [*again.get("inputs", []), *again.get("outputs", [])]:
+            socket.update({"link": None} if "link" in socket else {"links": []})
+        made["nodes"].append(again)
+    new = made["nodes"][-2], made["nodes"][-1]
+    for link in list(made["links"]):
+        number, origin, slot, target, place, kind = link[:6]
+        if target not in numbers or (target == saves["id"] and origin != search["id"]):
+            continue
+        again = [1000 + number, numbers.get(origin, origin), slot, numbers[target], place, kind]
+        made["links"].append(again)
+        node = new[0] if target == search["id"] else new[1]
+        node["inputs"][place]["link"] = again[0]
+        source = next(found for found in made["nodes"] if found["id"] == again[1])
+        source["outputs"][slot]["links"] = [*(source["outputs"][slot].get("links") or []), again[0]]
+    new[0]["widgets_values"][0] += 1  # another epsilon: or it would be the first's result
+    return made
+
+
+def test_two_searches_in_one_workflow_have_a_chart_each(tab: Tab, graph: Graphs) -> None:
+    assert tab.load(NAME, twice(searching(graph, 4))) == []
+    tab.frame()
+    tab.run()
+    assert tab.wait_for_end() == "execution_success"
+    tab.page.wait_for_function("() => document.querySelectorAll('.provoke-words').length === 2")
+    said = tab.charts()
+    assert all("step 4 of 4" in words for words in said)
+    assert said[0] != said[1]
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_in_a_subgraph_the_chart_is_inside_and_outside(tab: Tab, graph: Graphs, renderer: str) -> None:
+    tab.render(renderer)
+    tab.load(NAME, searching(graph, 6 + RENDERERS.index(renderer)))
+    outer = tab.page.evaluate(WRAP, KIND)
+    saved = tab.page.evaluate("() => JSON.stringify(window.app.graph.serialize().nodes.map((n) => n.widgets_values))")
+    tab.frame()
+    tab.run()
+    tab.wait_for_step(1)
+    assert tab.wait_for_end() == "execution_success"
+    assert len(tab.charts()) == 1
+    again = tab.page.evaluate("() => JSON.stringify(window.app.graph.serialize().nodes.map((n) => n.widgets_values))")
+    assert again == saved  # the chart is nothing to save
+    tab.page.evaluate(
+        "(id) => { const { canvas, graph } = window.app; canvas.openSubgraph(graph.getNodeById(id).subgraph,"
+        " graph.getNodeById(id)) }",
+        outer,
+    )
+    tab.page.get_by_text("all steps done").first.wait_for(timeout=30_000)
+    tab.page.evaluate("() => window.app.canvas.setGraph(window.app.rootGraph ?? window.app.graph)")
+
+
+def test_two_tabs_do_not_mix(tab: Tab, chromium: Any, server: Server, graph: Graphs) -> None:
+    made = {**searching(graph, 8), "id": str(uuid.uuid4())}  # the same workflow in both
+    other = Tab(chromium, server.url)
+    try:
+        other.load(NAME, made)
+        tab.load(NAME, made)
+        tab.frame()
+        tab.run()
+        tab.wait_for_step(2)
+        assert tab.wait_for_end() == "execution_success"
+        assert len(tab.charts()) == 1
+        assert other.charts() == []
+        other.reload()
+        other.page.wait_for_timeout(2000)
+        assert other.charts() == []
+    finally:
+        other.close()
+
+
+def test_it_can_be_read_in_light_and_in_dark(tab: Tab, graph: Graphs) -> None:
+    """Contrast of words and ground by WCAG 2: at least 4.5 for text."""
+    tab.load(NAME, searching(graph, 2))
+    tab.frame()
+    tab.run()
+    assert tab.wait_for_end() == "execution_success"
+    for renderer in RENDERERS:
+        tab.render(renderer)
+        for palette in ("dark", "light"):
+            tab.set("Comfy.ColorPalette", palette)
+            tab.page.wait_for_timeout(500)
+            assert contrast(tab) > 4.5, (renderer, palette)
+    tab.set("Comfy.ColorPalette", "dark")
+
+
+def contrast(tab: Tab) -> float:
+    """Of the words above the chart, with what is behind them."""
+    colours = tab.page.evaluate(
+        """() => {
+            const box = getComputedStyle(document.querySelector('.provoke-live'));
+            const drawn = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+            return [box.color, box.backgroundColor].map((colour) => {
+                drawn.clearRect(0, 0, 1, 1);
+                drawn.fillStyle = colour;
+                drawn.fillRect(0, 0, 1, 1);
+                return [...drawn.getImageData(0, 0, 1, 1).data];
+            });
+        }"""
+    )
+    assert colours[1][3] == 255, "what is behind the chart would shine through"
+    light, dark = sorted((luminance(colour) for colour in colours), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: list[int]) -> float:
+    """Relative luminance by WCAG 2."""
+    parts = [value / 255 / 12.92 if value <= 10 else ((value / 255 + 0.055) / 1.055) ** 2.4 for value in colour[:3]]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]

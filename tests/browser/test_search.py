@@ -1,0 +1,37 @@
+"""The pack's nodes are found where a person looks for nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from provoke.tools.browser import Tab
+
+LONGEST = 32  # characters; of more the host's search finds nothing at all
+
+
+def test_every_node_is_found_by_its_name_and_by_its_aliases(tab: Tab, ours: dict[str, Any]) -> None:
+    lost = []
+    for node, definition in ours.items():
+        words = [definition["display_name"], *(definition.get("search_aliases") or [])]
+        lost += [f"{node} under {word!r}" for word in words if node not in tab.search(word[:LONGEST])]
+    assert lost == []
+
+
+def test_a_person_finds_one_in_the_list_of_nodes(tab: Tab, ours: dict[str, Any]) -> None:
+    tab.page.get_by_text("Nodes", exact=True).first.click()
+    box = tab.page.get_by_placeholder("Search", exact=False).first
+    box.fill("latent search")
+    name = ours["ProvokeLatentSearch"]["display_name"]
+    tab.page.get_by_text(name).first.wait_for(timeout=30_000)
+    box.fill("")
+    tab.page.get_by_text("Nodes", exact=True).first.click()
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["variation", "seed", "diversity", "clip guidance", "textual inversion", "noise optimisation", "FGSM"],
+)
+def test_what_people_look_for_leads_here(tab: Tab, ours: dict[str, Any], words: str) -> None:
+    assert set(tab.search(words)) & set(ours)

@@ -1,0 +1,75 @@
+"""Every template as the page opens it: no node missing, and it looks as it did when somebody looked at it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from provoke.tools import screens, templates
+from provoke.tools.browser import CANVAS, RENDERERS, Tab
+from provoke.tools.templates import Template
+
+from .conftest import node_of
+
+NAMES = sorted(path.stem for path in templates.FOLDER.glob("*.json"))
+ONE = "Vary the demo world"
+
+
+def kept(name: str, renderer: str) -> Image.Image:
+    with Image.open(screens.path_of(name, renderer)) as picture:
+        return picture.convert("RGB")
+
+
+def assert_saved_as_opened(tab: Tab, name: str, made: dict[str, Any]) -> None:
+    saved = {node["id"]: node for node in tab.page.evaluate("() => window.app.graph.serialize().nodes")}
+    assert set(saved) == {node["id"] for node in made["nodes"]}
+    for node in made["nodes"]:
+        again = saved[node["id"]]
+        assert again["type"] == node["type"]
+        assert again.get("widgets_values", []) == node.get("widgets_values", []), f"{name}: node {node['id']}"
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_templates_open_look_as_they_did_and_are_saved_unchanged(
+    tab: Tab, graph: Callable[[str], Any], renderer: str, tmp_path: Path
+) -> None:
+    tab.render(renderer)
+    changed = {}
+    for name in NAMES:
+        made = graph(name)
+        now = screens.opened(tab, Template(name, made))  # raises where a node is missing
+        assert_saved_as_opened(tab, name, made)
+        path = screens.path_of(name, renderer)
+        changed[name] = screens.difference(now, kept(name, renderer)) if path.exists() else 1.0
+        if changed[name] > screens.TOLERATED:
+            now.save(tmp_path / f"{path.stem}.png")
+    bad = {name: round(share, 4) for name, share in changed.items() if share > screens.TOLERATED}
+    assert not bad, f"as they look now: {tmp_path}. If that is right: python dev.py run tools/screens.py"
+
+
+def test_no_picture_is_of_a_template_that_is_gone() -> None:
+    wanted = {screens.path_of(name, renderer) for name in NAMES for renderer in RENDERERS}
+    assert set(screens.SCREENS.iterdir()) == wanted
+
+
+def test_a_missing_node_or_widget_would_be_seen(tab: Tab, graph: Callable[[str], Any]) -> None:
+    whole = graph(ONE)
+    before = kept(ONE, CANVAS)
+    lacking = copy.deepcopy(whole)
+    lost = node_of(lacking, "PreviewAny")
+    lacking["nodes"].remove(lost)
+    links = {link["link"] for link in lost["inputs"]}
+    lacking["links"] = [link for link in lacking["links"] if link[0] not in links]
+    assert screens.difference(screens.opened(tab, Template(ONE, lacking)), before) > screens.TOLERATED
+    tab.load(ONE, whole)
+    tab.page.evaluate(
+        "() => { const node = window.app.graph._nodes.find((node) => node.type === 'ProvokeUntargetedAttack');"
+        " node.widgets.splice(node.widgets.findIndex((widget) => widget.name === 'steps'), 1) }"
+    )
+    tab.frame()
+    assert screens.difference(screens.shown(tab.picture()), before) > screens.TOLERATED

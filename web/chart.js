@@ -1,0 +1,115 @@
+// A small line chart without a library: the objective of a search over its steps, a line an image, and how much of the
+// budget is used.
+
+const SVG = "http://www.w3.org/2000/svg";
+const WIDTH = 400; // of the view box; it is stretched to whatever the node has
+const HEIGHT = 100;
+const MARGIN = 4;
+const COLOURS = ["#4e9fe0", "#e0894e", "#45a876", "#c76bb0", "#b59a2b", "#8b7fe0", "#d9676b", "#3aa6b0"];
+
+/**
+ * @typedef {object} Drawn
+ * @property {number} steps how many are expected
+ * @property {Array<Array<number|null>>} points step, share of the budget, and a score for each line
+ * @property {Array<number>|null} best image, step and score of the best so far
+ */
+
+/** @returns {SVGElement} with attributes */
+function svg(name, attributes) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+/**
+ * Lowest and highest score of all lines, a little apart where all are the same.
+ * @param {Drawn["points"]} points
+ * @returns {[number, number]|null} null where there is no score
+ */
+export function range(points) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const point of points) {
+    for (let k = 2; k < point.length; k++) {
+      const score = point[k];
+      if (score === null) continue;
+      if (score < low) low = score;
+      if (score > high) high = score;
+    }
+  }
+  if (low > high) return null;
+  const apart = Math.max(Math.abs(high), 1e-6) * 1e-3;
+  return high - low < apart ? [low - apart, high + apart] : [low, high];
+}
+
+/**
+ * @param {Drawn["points"]} points
+ * @param {number} column which entry of a point
+ * @param {(step: number) => number} x
+ * @param {(value: number) => number} y
+ * @returns {string} an SVG path, broken where a value is missing
+ */
+export function path(points, column, x, y) {
+  let made = "";
+  let pen = "M";
+  for (const point of points) {
+    const value = point[column];
+    if (value === null || value === undefined) {
+      pen = "M";
+      continue;
+    }
+    made += `${pen}${x(point[0]).toFixed(1)} ${y(value).toFixed(1)}`;
+    pen = "L";
+  }
+  return made;
+}
+
+/** Numbers as a person reads them: four digits, no more. */
+export function short(value) {
+  return String(Number(Number(value).toPrecision(3)));
+}
+
+/** The chart, as an element that fills its parent. */
+export class Chart {
+  constructor() {
+    this.element = document.createElement("div");
+    this.element.className = "provoke-plot";
+    this._svg = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none" });
+    this._distance = svg("path", { class: "provoke-distance" });
+    this._best = svg("path", { class: "provoke-best-point" });
+    this._lines = svg("g", {});
+    this._svg.append(this._distance, this._lines, this._best);
+    this._high = document.createElement("span");
+    this._low = document.createElement("span");
+    this._high.className = "provoke-high";
+    this._low.className = "provoke-low";
+    this.element.append(this._svg, this._high, this._low);
+  }
+
+  /** @param {Drawn} curve */
+  draw({ steps, points, best }) {
+    const scores = range(points);
+    const last = points.length ? points[points.length - 1][0] : 0;
+    const end = Math.max(steps - 1, last, 1);
+    const inside = HEIGHT - 2 * MARGIN;
+    const x = (step) => MARGIN + ((WIDTH - 2 * MARGIN) * step) / end;
+    const y = (low, high) => (value) => HEIGHT - MARGIN - (inside * (value - low)) / (high - low);
+    const level = scores ? y(...scores) : () => HEIGHT / 2;
+    const count = points.length ? points[0].length - 2 : 0;
+    while (this._lines.childElementCount > count) this._lines.lastChild.remove();
+    while (this._lines.childElementCount < count) {
+      const k = this._lines.childElementCount;
+      this._lines.append(svg("path", { stroke: COLOURS[k % COLOURS.length], "data-image": k }));
+    }
+    for (let k = 0; k < count; k++) {
+      const line = this._lines.children[k];
+      line.setAttribute("d", path(points, k + 2, x, level));
+      line.setAttribute("class", best && best[0] === k ? "provoke-line provoke-best" : "provoke-line");
+    }
+    this._distance.setAttribute("d", path(points, 1, x, y(0, Math.max(1, ...points.map((point) => point[1] ?? 0)))));
+    // a line of no length with round ends is a dot that stretching leaves round
+    this._best.setAttribute("d", best && scores ? `M${x(best[1])} ${level(Math.min(Math.max(best[2], scores[0]), scores[1]))}h0.01` : "");
+    this._high.textContent = scores ? short(scores[1]) : "";
+    this._low.textContent = scores ? short(scores[0]) : "";
+  }
+}

@@ -1,0 +1,120 @@
+// The chart on every node that searches: hears the server's events, and asks for what a reload lost. Which nodes those
+// are it learns from the events alone (host/live.py).
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { Panel, Search } from "./panel.js";
+
+const EVENT = "provoke.curve";
+const OUTPUT = "provoke_curve";
+
+/** @type {Map<number, Search>} by the server's number: what this page's runs are doing */
+const searches = new Map();
+/** @type {WeakMap<object, Panel>} by node of the graph that is open */
+const panels = new WeakMap();
+/** @type {object[]|null} events that came while the server is being asked; null while it is not */
+let waiting = null;
+let again = false;
+
+function graph() {
+  return app.rootGraph ?? app.graph;
+}
+
+/**
+ * The node, and the subgraphs' nodes that it lies in, as a person sees those. "12:5" is node 5 in the graph of node 12.
+ * @param {string} id
+ * @returns {object[]} empty where the open workflow has no such node
+ */
+function along(id) {
+  const found = [];
+  let inside = graph();
+  for (const part of String(id).split(":")) {
+    const node = inside?.getNodeById(Number(part)) ?? inside?.getNodeById(part);
+    if (!node) return [];
+    found.push(node);
+    inside = node.subgraph;
+  }
+  return found;
+}
+
+/** @param {Search} search drawn on its nodes, if their workflow is the one that is open */
+function show(search) {
+  if (search.workflow !== String(graph()?.id ?? "")) return;
+  for (const node of along(search.node)) {
+    if (!panels.has(node)) panels.set(node, new Panel(node));
+    panels.get(node).show(search);
+  }
+}
+
+/** @param {object} whole a search as far as it is; the one before it in the same node is over */
+function begin(whole) {
+  for (const [run, { workflow, node }] of searches) {
+    if (workflow === whole.workflow && node === whole.node) searches.delete(run);
+  }
+  const search = new Search(whole);
+  searches.set(whole.run, search);
+  show(search);
+}
+
+/** What lies in the nodes' outputs: of a job that was opened from the history. */
+function withOutputs() {
+  return Object.values(app.nodeOutputs ?? {}).flatMap((output) => output?.[OUTPUT] ?? []);
+}
+
+/** Everything that the server knows of the open workflow, as this tab queued it. */
+async function restore() {
+  const query = new URLSearchParams({ client: api.clientId ?? "", workflow: String(graph()?.id ?? "") });
+  try {
+    const answer = await api.fetchApi(`/provoke/curves?${query}`);
+    const curves = answer.status === 200 ? (await answer.json()).curves : [];
+    const known = new Set(curves.map(({ node }) => node));
+    for (const whole of [...curves, ...withOutputs().filter(({ node }) => !known.has(node))]) begin(whole);
+  } catch (error) {
+    console.error("Provoke:", error);
+  }
+}
+
+/** The same, one at a time; what is heard meanwhile comes after it. */
+async function ask() {
+  again = true;
+  if (waiting) return;
+  waiting = [];
+  while (again) {
+    again = false;
+    await restore();
+  }
+  const heard = waiting;
+  waiting = null;
+  for (const detail of heard) take(detail);
+}
+
+/** @param {object} detail of an event. A search that is not known has begun before this page; it is asked for once. */
+function take(detail) {
+  const search = searches.get(detail.run);
+  if (detail.workflow !== undefined) begin(detail);
+  else if (search) {
+    search.take(detail);
+    show(search);
+  }
+}
+
+function hear(detail) {
+  if (!waiting && detail.workflow === undefined && !searches.has(detail.run)) ask();
+  if (waiting) waiting.push(detail);
+  else take(detail);
+}
+
+const sheet = document.createElement("link");
+sheet.rel = "stylesheet";
+sheet.href = new URL("./live.css", import.meta.url).href;
+document.head.append(sheet);
+
+// now, not in setup(): the page complains of events that nobody has asked for, and the socket is open already
+api.addEventListener(EVENT, ({ detail }) => hear(detail));
+api.addEventListener("reconnected", ask);
+
+app.registerExtension({
+  name: "provoke.live",
+  afterConfigureGraph() {
+    ask();
+  },
+});

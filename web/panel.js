@@ -1,0 +1,117 @@
+// What a node shows of its search: the chart, a line of words, and the button that ends it.
+import { Chart, short } from "./chart.js";
+import { stopButton } from "./stop.js";
+
+const NAME = "provoke_live";
+const HEIGHT = 150; // pixels that it takes on the node
+const POINTS = 1024; // then every second one goes
+const RECENT = 12; // events whose pace says how long the rest takes
+
+/** "1 min 5 s" @param {number} seconds */
+export function duration(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  const minutes = Math.floor(whole / 60);
+  return minutes < 60 ? `${minutes} min ${whole % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** One search, put together from the server's events. */
+export class Search {
+  /** @param {object} whole as host/live.py's Run.whole has it */
+  constructor(whole) {
+    Object.assign(this, whole);
+    this.points = whole.points.slice();
+    this._pace = [];
+  }
+
+  /** @param {object} news the same without its place, and with the new points only */
+  take(news) {
+    const { points, ...rest } = news;
+    const last = this.points.length ? this.points[this.points.length - 1][0] : -1;
+    for (const point of points) if (point[0] > last) this.points.push(point);
+    if (this.points.length > POINTS) this.points = this.points.filter((_, index) => index % 2 === 0);
+    Object.assign(this, rest);
+    this._pace.push([news.step, news.seconds]);
+    if (this._pace.length > RECENT) this._pace.shift();
+  }
+
+  /** Seconds that it still takes, by its pace of late; null while that is unknown. */
+  left() {
+    const begin = this._pace[0];
+    const end = this._pace[this._pace.length - 1];
+    const steps = this.steps - 1 - this.step;
+    if (this.step < 1 || steps < 0) return null;
+    if (begin && end[0] > begin[0]) return ((end[1] - begin[1]) / (end[0] - begin[0])) * steps;
+    return (this.seconds / (this.step + 1)) * steps;
+  }
+
+  /** What is said above the chart. */
+  words() {
+    if (this.step < 0) return this.over ? this.said : "getting ready";
+    const said = [`step ${this.step} of ${this.steps - 1}`];
+    if (this.best) {
+      const which = this.images > 1 ? `, image ${this.best[0] + 1} of ${this.images}` : "";
+      said.push(`best ${short(this.best[2])} (step ${this.best[1]}${which})`);
+    }
+    if (this.cost) said.push(`${short(this.cost)} model runs a result`);
+    const left = this.over ? null : this.left();
+    said.push(left === null ? duration(this.seconds) : `${duration(this.seconds)}, about ${duration(left)} left`);
+    if (this.over && this.said) said.push(this.said);
+    return said.join(" · ");
+  }
+}
+
+/** The widget on one node. */
+export class Panel {
+  /** @param {object} node of the page's graph */
+  constructor(node) {
+    this._node = node;
+    this._search = null;
+    this._due = 0;
+    this._words = line("provoke-words");
+    this._chart = new Chart();
+    this._legend = line("provoke-legend");
+    this._stop = stopButton(() => this._search?.node ?? "");
+    const foot = document.createElement("div");
+    foot.className = "provoke-foot";
+    foot.append(this._legend, this._stop);
+    this.element = document.createElement("div");
+    this.element.className = "provoke-live";
+    this.element.append(this._words, this._chart.element, foot);
+    // the option keeps it out of what is queued (and so out of the cache's key), the attribute out of the saved
+    // workflow, where values are stored by position: it has none
+    const options = { serialize: false, hideOnZoom: false, getMinHeight: () => HEIGHT, getMaxHeight: () => 2 * HEIGHT };
+    this._widget = node.addDOMWidget(NAME, NAME, this.element, options);
+    this._widget.serialize = false;
+    node.setDirtyCanvas?.(true, true); // both renderers make room where the node is too small
+  }
+
+  /** @param {Search} search drawn from now on; in the next frame, however many events come until then */
+  show(search) {
+    this._search = search;
+    if (!this._due) {
+      this._due = requestAnimationFrame(() => {
+        this._due = 0;
+        this._draw();
+      });
+    }
+  }
+
+  _draw() {
+    const { over, step, steps, points, best } = this._search;
+    this.element.classList.toggle("provoke-running", !over);
+    this.element.dataset.step = String(step);
+    this._words.textContent = this._search.words();
+    this._words.title = this._words.textContent;
+    this._chart.draw({ steps, points, best });
+    const used = points.length ? points[points.length - 1][1] : null;
+    this._legend.textContent = used === null ? "objective: more is better" : `objective; dashed: ${Math.round(100 * used)} % of the budget used`;
+    this._node.setDirtyCanvas?.(true, false);
+  }
+}
+
+function line(name) {
+  const made = document.createElement("div");
+  made.className = name;
+  return made;
+}
