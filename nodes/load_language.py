@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 from ..host import judges
 from ..host.api import io, schema
 from .load_judges import NOTHING, in_words
 from .objective import LanguageSocket
+
+
+class InWords:
+    """A language model whose errors become the node's (core.writing.Language).
+
+    Args:
+        model: of scorers/language.py.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def next_words(self, text: str, count: int, rarest: float) -> list[tuple[str, float]]:
+        """As the model's."""
+        return in_words(self.model.next_words, text, count, rarest)
+
+    def read(self, texts: Sequence[str], *, ended: bool) -> list[list[tuple[float, float]]]:
+        """As the model's."""
+        return in_words(partial(self.model.read, ended=ended), texts)
 
 
 class LoadLanguage(io.ComfyNode):

@@ -26,7 +26,7 @@ from ..host.progress import drive
 from ..host.sampling.handle import Conditioning, Sampling
 from ..host.stop import stoppable
 from . import prompt_search_report, prompt_search_settings, sampler_sockets
-from .load_judges import in_words
+from .load_language import InWords
 from .objective import Scores, ScoresSocket, scored_one_by_one, scores_joined
 from .prompt_looks import Looks
 from .prompt_search_report import Searched
@@ -139,7 +139,7 @@ class Run:
 
         def body(sampling: Sampling) -> Searched:
             with passed(*s.climbed.held):
-                writer = Writer(s.slots, s.language.judge, s.rules)
+                writer = Writer(s.slots, InWords(s.language.judge), s.rules)
                 rng = torch.Generator().manual_seed(search.search_seed % 2**63)
                 writer.settle(rng)
                 looks = Looks(sampling, s, usual, route)
@@ -147,11 +147,8 @@ class Run:
                 return self._driven(sampling, looks, pool, self._method(looks, pool, rng), should_stop, notes)
 
         with stoppable() as should_stop:
-            return in_words(
-                lambda: graph.inside(
-                    body, judges=(*s.climbed.held, s.language), clip=self.host.clip, notes=notes, gradient=gradient
-                )
-            )
+            judges = (*s.climbed.held, s.language)
+            return graph.inside(body, judges=judges, clip=self.host.clip, notes=notes, gradient=gradient)
 
     def _method(self, looks: Looks, pool: Pool, rng: torch.Generator) -> Iterator[Seen]:
         s = self.settings
