@@ -162,11 +162,9 @@ def by_gradient(pool: Pool, lean: Lean, rng: torch.Generator, *, beam: int, trie
         best = sorted(grown, key=lambda draft: -grown[draft])[:beam]
         drafts = [draft for draft in best if not draft.finished(pool.writer.template)]
     looked: set[tuple[str, int, int]] = set()
-    while pool.found:
-        place = _next_place(pool, beam, looked, rng)
-        if place is None:
-            return (yield from at_random(pool, rng))
+    while (place := _next_place(pool, beam, looked, rng)) is not None:
         yield from _again(pool, lean, *place, tries)
+    yield from at_random(pool, rng)
 
 
 def _grown(

@@ -25,6 +25,7 @@ from .prompt_search_settings import PromptSettings
 from .sampler_search import decoded
 from .steering import views
 
+HOPELESS = 3  # places without a gradient before there ever was one
 SAME = 0  # the seed of every look's chance: all prompts are seen through the same copies
 
 
@@ -35,7 +36,7 @@ class Looks:
         usual: the conditioning of the template without its slots, for objectives that compare with its pictures.
         route: of the gradient.
     Attributes:
-        looks, leans: how many there were, in words and with a gradient. lost: leans without a usable gradient, why.
+        leans: looks with a gradient. lost: how many places had no usable one.
     """
 
     def __init__(self, sampling: Sampling, settings: PromptSettings, usual: Conditioning, route: Route) -> None:
@@ -45,8 +46,7 @@ class Looks:
         self._compares = compares(self.climbed, settings.slots.plain)
         self._tokens: dict[int, Token] = {}
         self._defaults: dict[int, Tensor] = {}
-        self.looks = self.leans = 0
-        self.lost: list[GradientError] = []
+        self.leans = self.lost = 0
 
     @torch.no_grad()
     def words(self, filling: Filling, prompt: str) -> Seen:
@@ -54,12 +54,15 @@ class Looks:
         said = in_place(self.settings.conditioning, self.settings.entry, self.encoder(self.encoder.tokens(prompt)))
         problem = self._problem(prompt, lambda rows: said, EXACT)
         now = problem.evaluate(torch.zeros(1, 1), torch.Generator().manual_seed(SAME), gradient=False)
-        self.looks += 1
         return Seen(float(now.score), now.image, now.cost, filling)
 
     def lean(self, text: str, vectors: int, words: Sequence[str], lean: Lean) -> Iterator[Seen]:
         """Searches [x] (and [y]) in the place of MARK from the mean of the proposed words, a step a look, and leaves
-        those in `lean` in the order in which [x] lies nearest to them: by the angle at that mean."""
+        those in `lean` in the order in which [x] lies nearest to them: by the angle at that mean.
+
+        An objective may have no slope in a place (a margin that has reached its confidence): then they stay in their
+        own order. Raises GradientError where the first few places all had none.
+        """
         s, token = self.settings, self._token(vectors)
         places = token.of_words(words)
         mean = places.mean(0)
@@ -74,11 +77,16 @@ class Looks:
         try:
             for step in search(problem, budget, rule, start=x, steps=s.word_steps, rng=rng):
                 x = step["variable"]
-                if step["i"] < s.word_steps:  # the last is looked at without a gradient: the words are, soon
-                    self.leans += 1
+                self.leans += step["i"] < s.word_steps  # the last has none: the words are looked at instead
                 yield Seen(float(step["score"]), step["image"], step["cost"])
-        except GradientError as error:  # an objective that is at its end here has no slope; the next place may
-            self.lost.append(error)
+        except GradientError as error:
+            self.lost += 1
+            if self.leans == 0 and self.lost >= HOPELESS:
+                raise GradientError(
+                    f"In the first {self.lost} places that were searched there was no gradient. {error.came}",
+                    "an objective with a slope where the search begins",
+                    "raise the objective's confidence, use another objective (a similarity), or method: evolution",
+                ) from error
         lean.words = _nearest(words, places - mean, x[0, 0] - mean)
 
     # ---------------------------------------------------------------------------------------------- within

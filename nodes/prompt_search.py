@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core import wording
 from ..core.batches import side_by_side
+from ..core.errors import ProvokeError
 from ..core.wording import Found, Lean, Pool, Seen
 from ..core.writing import Writer
 from ..host.api import io, schema
@@ -113,7 +114,6 @@ class Run:
     host: Prompted
     settings: PromptSettings
     search: SearchSettings
-    _defaults: list[Tensor] = field(default_factory=list)
 
     def outputs(self, began: float) -> io.NodeOutput:
         """Searches, and renders the best again by the host's own path."""
@@ -122,9 +122,8 @@ class Run:
         if self.search.search_steps == 0:
             default = self._rendered(plain)
             return self._given([default], default, None, began)
-        found = self._searched(usual)
-        default = self._rendered(plain)  # before all others: what an objective may compare with
-        kept = [self._rendered(one.prompt) for one in found.best]
+        found, default = self._searched(usual), self._rendered(plain)
+        kept = [self._rendered(one.prompt, default.images) for one in found.best]
         # stable: what the search finds as good as another stays in its order
         kept.sort(key=lambda one: -s.sign * one.score if one.score == one.score else torch.inf)
         return self._given(kept, default, found, began)
@@ -187,15 +186,14 @@ class Run:
 
     # ---------------------------------------------------------------------------------------------- what comes out
 
-    def _rendered(self, prompt: str) -> Rendered:
-        """By the host's own text encoder and sampler, seed by seed."""
+    def _rendered(self, prompt: str, default: Tensor | None = None) -> Rendered:
+        """By the host's own text encoder and sampler, seed by seed. default: what an objective may compare with."""
         s, first = self.settings, int(self.host.sockets["noise_seed"])
         positive = self.host.text(prompt)
         drawn = [self.host.pictures(positive, (first + k) % 2**64) for k in range(s.seeds)]
         images = torch.cat(drawn)
-        if not self._defaults:
-            self._defaults.append(images)
-        batch, usual = (one.movedim(-1, 1).float().clone() for one in (images, self._defaults[0]))
+        usual = images if default is None else default
+        batch, usual = (one.movedim(-1, 1).float().clone() for one in (images, usual))
         return Rendered(prompt, positive, images, scored_one_by_one(s.objective, batch, usual, prompt=prompt))
 
     def _given(self, kept: list[Rendered], plain: Rendered, found: Searched | None, began: float) -> io.NodeOutput:
@@ -253,10 +251,15 @@ class Progress:
         return f"time limit of {limit:g} s reached" if limit and elapsed >= limit else ""
 
     def searched(self, looks: Looks, pool: Pool, keep: int, evaluations: int, notes: list[str]) -> Searched:
-        """What the search leaves. Raises GradientError where no gradient ever was of use."""
-        if looks.lost and looks.leans <= len(looks.lost):
-            raise looks.lost[0]
+        """What the search leaves. Raises ProvokeError where it found nothing that may be said."""
+        if not pool.found:
+            raise ProvokeError(
+                f"No natural prompt for the template {looks.settings.template.strip()!r} has all that must stay and "
+                "nothing that must not come",
+                "sentences that the language model itself could write",
+                "raise slack or the words of a slot, lower rarest, ask for fewer words, or give a context",
+            )
         return Searched(
-            pool.best(keep), len(pool.found), pool.writer.usual, looks.leans, len(looks.lost), self.steps, self.stopped,
+            pool.best(keep), len(pool.found), pool.writer.usual, looks.leans, looks.lost, self.steps, self.stopped,
             self.cost, evaluations, self.losses, list(notes),
         )  # fmt: skip
