@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -59,6 +59,7 @@ class Writer:
         self.template, self.language, self.rules = template, language, rules
         self._options: dict[tuple[str, int, bool, int], list[tuple[str, float]]] = {}
         self._read: dict[str, tuple[float, float]] = {}
+        self._logs: dict[str, float] = {}
         self.usual = self.oddest = math.inf
         _check(template, rules)
 
@@ -66,22 +67,28 @@ class Writer:
 
     def options(self, draft: Draft) -> list[tuple[str, float]]:
         """The words that may come next in a draft (CLOSE: none, the slot is full) with their log probabilities in nats,
-        the likeliest first. Nothing where no word is left."""
+        the likeliest first. Nothing where no word is left.
+
+        What must stay and is not there yet counts as the likeliest wherever it is natural, and is all there is where
+        the room just suffices for it.
+        """
         template, slot = self.template, draft.slot
-        missing = self._missing(draft)
+        asked, missing = self._proposed(draft), self._missing(draft)
+        most = max((log for _, log in asked), default=0.0)
+        wanted = [(word, self._after(draft, word)) for word in missing]
         room = template.slots[slot].most - len(draft.words[-1])
-        room += sum(other.most for other in template.slots[slot + 1 :])
-        asked = self._proposed(draft)
-        if missing and room <= len(missing):
-            return [(word, log) for word, log in asked if word in missing] or [(word, 0.0) for word in missing]
+        if missing and room + sum(other.most for other in template.slots[slot + 1 :]) <= len(missing):
+            return wanted
         last = slot + 1 == len(template.slots)
-        words = [(w, log) for w, log in asked if not (w == CLOSE and missing and last) and not self._banned(w)]
-        if not words:
-            return []
-        floor = max(log for _, log in words) + math.log(self.rules.rarest)
-        likely = [(word, log) for word, log in words if log >= floor][: self.rules.proposals]
-        also = [(word, floor) for word in missing if word not in dict(likely)]
-        return likely + also
+        # also where the likeliest must not come: what is left has to be natural by itself
+        floor = most + math.log(self.rules.rarest)
+        likely = [
+            (word, log)
+            for word, log in asked
+            if log >= floor and word not in missing and not (word == CLOSE and missing and last)
+        ]
+        allowed = [pair for pair in likely if not self._banned(pair[0])][: self.rules.proposals]
+        return [(word, most) for word, log in wanted if log >= floor] + allowed
 
     def completed(self, draft: Draft, rng: torch.Generator) -> Filling | None:
         """The draft as the model goes on with it, each word drawn by its probability. None where it comes to an end
@@ -107,12 +114,14 @@ class Writer:
     # ---------------------------------------------------------------------------------------------- sentences
 
     def settle(self, rng: torch.Generator) -> None:
-        """Learns what is natural from some prompts that the model writes itself: usual, their surprise in nats a token,
-        and oddest, by how much the oddest token is rarer than the likeliest. The better quarter counts: where the
-        template goes on behind a slot, the model could not know."""
-        own = [self.completed(Draft(), rng) for _ in range(SAMPLES)]
+        """Learns what is natural from some prompts that the model writes itself, free of the rules' words: usual, their
+        surprise in nats a token, and oddest, by how much the oddest token is rarer than the likeliest. The better
+        quarter counts: where the template goes on behind a slot, the model could not know."""
+        free = Writer(self.template, self.language, replace(self.rules, stay=(), never=()))
+        free._options = self._options
+        own = [free.completed(Draft(), rng) for _ in range(SAMPLES)]
         read = self._reads([self.template.said(filling) for filling in own if filling is not None])
-        if not read:
+        if not read or not self.options(Draft()):
             raise ProvokeError(
                 f"The language model has no words for the template {self.template.plain!r} that may be said",
                 "words that it proposes, and that are not forbidden",
@@ -161,16 +170,23 @@ class Writer:
         if not words:
             return {}
         texts = [f"{before} {word} {behind}".strip() for word in words]
-        start = self._log(before, ended=False)
+        start = self._log(before)
         whole = self.language.read(texts, ended=not behind)
         return {word: sum(log for log, _ in read) - start for word, read in zip(words, whole, strict=True)}
 
     def _first_of(self, before: str, behind: str) -> float:
         """Log probability that the next word is the first one of the text behind."""
-        return self._log(f"{before} {behind.split()[0]}", ended=False) - self._log(before, ended=False)
+        return self._log(f"{before} {behind.split()[0]}") - self._log(before)
 
-    def _log(self, text: str, *, ended: bool) -> float:
-        return sum(log for log, _ in self.language.read([text], ended=ended)[0]) if text else 0.0
+    def _after(self, draft: Draft, word: str) -> float:
+        """Log probability of a word as the next one, proposed or not."""
+        before = f"{self.rules.context} {self.template.before(draft)}".strip()
+        return self._log(f"{before} {word}".strip()) - self._log(before)
+
+    def _log(self, text: str) -> float:
+        if text not in self._logs:
+            self._logs[text] = sum(log for log, _ in self.language.read([text], ended=False)[0]) if text else 0.0
+        return self._logs[text]
 
     def _reads(self, prompts: Sequence[str]) -> list[tuple[float, float]]:
         """Of each prompt with its end: nats a token, and by how many its oddest token is rarer than the likeliest."""

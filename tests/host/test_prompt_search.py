@@ -334,7 +334,8 @@ def test_a_score_or_a_time_ends_it(run, graph) -> None:
         ({"must_not_come": "circle"}, "The template itself says 'circle'"),
         ({"entry": 2, "conditioning": [[None, {}]]}, "the conditioning has 1 entries"),
         ({"context": "a red circle " * 40}, "tokens for provoke-demo-gpt2"),
-        ({"must_not_come": "on, to, left, right, above, below, over, under, higher, lower"}, "No natural prompt"),
+        ({"must_not_come": "on,to,left,right,above,below,over,under,higher,lower"}, "has no words for"),
+        ({"must_stay": "white, black, grey"}, "No natural prompt"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(run, graph, choices: dict[str, Any], words: str) -> None:
