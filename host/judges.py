@@ -28,6 +28,7 @@ from .inplace import Guard
 from .memory import Managed, resident, without_dynamic_memory
 
 CLIP_FOLDER, CLASSIFIER_FOLDER, VLM_FOLDER = "provoke_clip", "provoke_classifiers", "provoke_vlm"
+LANGUAGE_FOLDER = "provoke_language"
 SETTINGS = ("config.json", "open_clip_config.json")  # of an entry
 LARGEST = 1e3  # a projection's entries are below 1; memory that nobody wrote to holds anything
 
@@ -42,7 +43,7 @@ def entries(kind: str) -> list[str]:
     `name.json` (open_clip's config) beside them.
 
     Args:
-        kind: CLIP_FOLDER, CLASSIFIER_FOLDER or VLM_FOLDER, registered with the host (host/folders.py).
+        kind: CLIP_FOLDER, CLASSIFIER_FOLDER, VLM_FOLDER or LANGUAGE_FOLDER, registered with the host (host/folders.py).
     """
     return sorted(_places(kind))
 

@@ -18,9 +18,11 @@ from .failure_report import FailureReport
 from .latent_search import LatentSearch, LatentSearchCustom
 from .load_demo_models import LoadDemoModels
 from .load_judges import LoadClassifier, LoadScorer, ScorerFromClip, ZeroShotClassifier
+from .load_language import LoadLanguage
 from .load_vlm import LoadVlm
 from .noise_files import LatentFromNoise, NoiseFromLatent
 from .objectives import ClassObjective, ClipObjective, CombineObjectives, DirectionObjective, DistanceObjective
+from .prompt_search import PromptSearch
 from .read_demo_scene import ReadDemoScene
 from .robust_objective import RobustClassObjective
 from .score_images import PickBest, ScoreImages
@@ -52,6 +54,7 @@ class Provoke(ComfyExtension):
             VlmInversion,
             AdversarialToken,
             SaveEmbedding,
+            PromptSearch,
             BestOfSeeds,
             NoiseFromLatent,
             LatentFromNoise,
@@ -69,6 +72,7 @@ class Provoke(ComfyExtension):
             LoadClassifier,
             ZeroShotClassifier,
             LoadVlm,
+            LoadLanguage,
             ScoreImages,
             PickBest,
             FailureReport,

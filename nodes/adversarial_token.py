@@ -16,14 +16,14 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..host.api import io, schema
-from ..host.sampling.graph import Graph
 from ..host.sampling.handle import Conditioning, Sampling
-from ..host.sampling.tokens import Token, by_host, in_place, without
+from ..host.sampling.tokens import Token, without
 from . import adversarial_token_report, adversarial_token_settings, sampler_search, sampler_sockets
 from .adversarial_token_report import Rendered
 from .adversarial_token_settings import TokenSettings
 from .embedding_files import Embedding, EmbeddingSocket
 from .objective import Parts, scored_one_by_one
+from .prompted import Prompted
 from .sampler_search import Plan
 from .sampler_sockets import SearchSettings
 from .token_search import TokenSearch
@@ -95,8 +95,9 @@ class Learn:
 
     def outputs(self, began: float) -> io.NodeOutput:
         """Learns, and renders again by the host's own path: its text encoder, its sampler."""
-        s, usual = self.settings, [self._host_text(without(line, self.settings.placeholder)) for line in self._lines]
-        plain = [self._pictures(one) for one in usual]
+        s, host = self.settings, self._host
+        usual = [host.text(without(line, s.placeholder)) for line in self._lines]
+        plain = [host.pictures(one) for one in usual]
         if s.epsilon == 0 or self.search.search_steps == 0:
             return self._untouched(usual, plain)
         made: list[TokenSearch] = []
@@ -105,11 +106,11 @@ class Learn:
             made.append(TokenSearch(sampling, s, self.search, usual))
             return made[0].plan()
 
-        graph = self._graph(usual[0])
+        graph = host.graph(usual[0])
         found = sampler_search.run(graph, self.search, plan, judges=s.climbed.held, clip=self.clip)
         token, rows = made[0].token, found.selection.variable
         by_token, by_chance = (self._all_said(token, one) for one in (rows, made[0].by_chance(rows)))
-        mine, chance = ([self._pictures(one) for one in positives] for positives in (by_token, by_chance))
+        mine, chance = ([host.pictures(one) for one in positives] for positives in (by_token, by_chance))
         three = (self._judged(mine, plain), self._judged(chance, plain), self._judged(plain, plain))
         report = adversarial_token_report.describe(self.search, s, found, token, three, time.monotonic() - began)
         vectors = {key: value.detach().cpu().clone() for key, value in token.vectors(rows).items()}
@@ -130,27 +131,18 @@ class Learn:
         )  # fmt: skip
 
     @property
+    def _host(self) -> Prompted:
+        return Prompted(self.clip, self.sockets, self.settings.conditioning, self.settings.entry)
+
+    @property
     def _lines(self) -> list[str]:
         return self.settings.lines
 
-    def _graph(self, positive: Conditioning) -> Graph:
-        return sampler_sockets.graph_of({**self.sockets, "positive": positive})[0]
-
-    def _host_text(self, text: str) -> Conditioning:
-        """CLIPTextEncode's, in the place of the connected conditioning's entry."""
-        encoded = by_host(self.clip, self.clip.tokenize(text))
-        return in_place(self.settings.conditioning, self.settings.entry, encoded)
-
     def _all_said(self, token: Token, rows: Tensor) -> list[Conditioning]:
         """The same for every prompt with the token in it."""
-        s, vectors = self.settings, {key: value.detach().cpu() for key, value in token.vectors(rows).items()}
-        encoded = [by_host(self.clip, token.tokens(line, s.placeholder, vectors)) for line in self._lines]
-        return [in_place(s.conditioning, s.entry, one) for one in encoded]
-
-    def _pictures(self, positive: Conditioning) -> Tensor:
-        """The host's own pictures, B H W C."""
-        graph = self._graph(positive)
-        return graph.pictures(graph.rendered().output)
+        vectors = {key: value.detach().cpu() for key, value in token.vectors(rows).items()}
+        said = [token.tokens(line, self.settings.placeholder, vectors) for line in self._lines]
+        return [self._host.tokens(tokens) for tokens in said]
 
     def _judged(self, images: list[Tensor], plain: list[Tensor]) -> Rendered:
         """Scores of every prompt's pictures; those without a token are what an objective may compare with."""

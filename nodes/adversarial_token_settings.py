@@ -23,6 +23,7 @@ from ..host.sampling.tokens import Token
 from .attack_settings import SCHEDULES
 from .latent_search_settings import DIRECTIONS
 from .objective import PROMPT, ObjectiveSocket, Parts, ScorerSocket, Situation, Term
+from .prompted import check_entry
 
 BUDGETS = ("box (SAGE)", "ball", "norm band")
 RULES: dict[str, Callable[..., rules.Rule]] = {
@@ -70,12 +71,7 @@ class TokenSettings:
                 "a CLIP that says how well a picture still matches its own prompt",
                 "connect Load CLIP Scorer to keep_scorer, or set keep_weight to 0",
             )
-        if self.conditioning is not None and not 0 < self.entry <= len(self.conditioning):
-            raise ProvokeError(
-                f"entry is {self.entry}, and the conditioning has {len(self.conditioning)} entries",
-                f"1 to {len(self.conditioning)}",
-                "choose the entry (region) whose text is to be replaced by the prompt",
-            )
+        check_entry(self.conditioning, self.entry)
 
     @classmethod
     def taken(cls, inputs: dict[str, Any]) -> TokenSettings:

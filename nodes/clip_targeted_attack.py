@@ -26,9 +26,16 @@ class ClipTargetedAttack(io.ComfyNode):
             description="Moves the result of a model that always gives the same one (inpainter, upscaler, coloriser, "
             "VAE) towards a text or a reference picture, by a change of its input too small to see.",
             search_aliases=[
-                "provoke", "CLIP", "clip guidance", "targeted attack", "steer", "text guided", "adversarial", "FGSM",
+                "provoke",
+                "CLIP",
+                "clip guidance",
+                "targeted attack",
+                "steer",
+                "text guided",
+                "adversarial",
+                "FGSM",
                 "edit",
-            ],  # fmt: skip
+            ],
             inputs=[
                 *image_attack_sockets.inputs(),
                 *steering.inputs(),

@@ -29,8 +29,15 @@ class _Node(io.ComfyNode):
             description="A sampler whose result is led to a text or a reference picture by a CLIP, by a small change "
             "of the conditioning, the latent or the control image; prompt, seed and model stay.",
             search_aliases=[
-                "provoke", "CLIP", "clip guidance", "targeted attack", "steer", "text guided", "edit", "KSampler",
-            ],  # fmt: skip
+                "provoke",
+                "CLIP",
+                "clip guidance",
+                "targeted attack",
+                "steer",
+                "text guided",
+                "edit",
+                "KSampler",
+            ],
             inputs=[
                 *sampler_attack.inputs(cls.form),
                 *steering.inputs(),

@@ -20,6 +20,7 @@ PROMPT = "{prompt}"  # in an objective's text
 ScorerSocket = io.Custom("PROVOKE_SCORER")
 ClassifierSocket = io.Custom("PROVOKE_CLASSIFIER")
 VlmSocket = io.Custom("PROVOKE_VLM")
+LanguageSocket = io.Custom("PROVOKE_LANGUAGE")
 ObjectiveSocket = io.Custom("PROVOKE_OBJECTIVE")
 ScoresSocket = io.Custom("PROVOKE_SCORES")
 
@@ -46,7 +47,7 @@ class Situation:
         if self.prompt is None:
             raise ProvokeError(
                 f"The objective's text {text!r} speaks of the prompt, and this node knows of none",
-                "a search that writes its prompts itself (Learn Token)",
+                "a search that writes its prompts itself (Learn Token, Search Prompt)",
                 f"write the words themselves instead of {PROMPT}",
             )
         return text.replace(PROMPT, self.prompt)
@@ -165,6 +166,31 @@ def scored_one_by_one(objective: Parts, images: Tensor, default: Tensor | None, 
             for name, each in votes.items():
                 _append(said.setdefault(name, {}), each)
     return Scores(torch.cat(totals), _whole(found), weights, {name: _whole(each) for name, each in said.items()})
+
+
+def scores_joined(several: Sequence[Scores]) -> Scores:
+    """What one objective says of several batches, as of one."""
+    first = several[0]
+    return Scores(
+        torch.cat([one.total for one in several]),
+        {name: torch.cat([one.terms[name] for one in several]) for name in first.terms},
+        first.weights,
+        {
+            name: {judge: torch.cat([one.votes[name][judge] for one in several]) for judge in each}
+            for name, each in first.votes.items()
+        },
+    )
+
+
+def compares(parts: Parts, prompt: str) -> bool:
+    """Whether an objective looks at the default picture too: elsewhere than in its region, or to compare."""
+    if any(term.region is not None for term in parts.terms):
+        return True
+    try:
+        parts.build(Situation(prompt=prompt))
+    except ProvokeError:
+        return True  # if it was something else, it is said when it is built with the picture
+    return False
 
 
 def _append(lists: dict[str, list[Tensor]], values: dict[str, Tensor]) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..core.cases import Averaged, MeanOfCases
-from ..core.errors import ProvokeError
 from ..core.objectives import WeightedSum
 from ..core.problem import ImageProblem, Problem
 from ..core.search import sample_generators
@@ -18,7 +17,7 @@ from ..host.sampling.handle import Conditioning, Sampling
 from ..host.sampling.routes import Route
 from ..host.sampling.tokens import Token, in_place, without
 from .adversarial_token_settings import TokenSettings
-from .objective import Parts, Situation
+from .objective import Situation, compares
 from .sampler_search import Plan, decoded
 from .sampler_sockets import SearchSettings
 from .steering import views
@@ -44,7 +43,7 @@ class TokenSearch:
         self.center = self.token.of_word(self.word) if self.word else self.token.nothing()
         self.budget = settings.around(self.center, self.token)
         self._prompts = [without(line, settings.placeholder) for line in settings.lines]
-        self._compares = _compares(settings.climbed, self._prompts[0])
+        self._compares = compares(settings.climbed, self._prompts[0])
         self._objectives: dict[int, WeightedSum] = {}
 
     def plan(self) -> Plan:
@@ -109,14 +108,3 @@ class TokenSearch:
         if number not in self._objectives:
             self._objectives[number] = self.settings.climbed.build(Situation(prompt=prompt))
         return self._objectives[number]
-
-
-def _compares(parts: Parts, prompt: str) -> bool:
-    """Whether an objective looks at the picture without a token: elsewhere than in its region, or to compare."""
-    if any(term.region is not None for term in parts.terms):
-        return True
-    try:
-        parts.build(Situation(prompt=prompt))
-    except ProvokeError:
-        return True  # if it was something else, it is said when it is built with the picture
-    return False

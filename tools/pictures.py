@@ -307,6 +307,23 @@ def of_noise(name: str) -> Callable[[Any], Image.Image]:
     return make
 
 
+def search_prompt(nodes: Any) -> Image.Image:
+    """Prompts that benchmarks/world_prompt found to lie the most often, a class each, with seeds of the verdict."""
+    import json
+
+    from ..benchmarks.world_prompt.run import VERDICT_SEED, Bench
+
+    results = json.loads((ROOT / "benchmarks" / "world_prompt" / "results.json").read_text(encoding="utf-8"))
+    painter, rows = Bench(nodes).painter, []
+    found = [one["prompts"][0] for way in results["classes"].values() for one in (way["evolution"], way["gradient"])]
+    worst = sorted((one for one in found if one["natural"]), key=lambda one: -one["missing"] * 10 - one["wrong"])
+    for one in list({one["prompt"]: one for one in worst}.values())[:3]:
+        pictures = painter.draw(one["prompt"], VERDICT_SEED, 6).movedim(1, -1)
+        sheet = row(list(pictures), ["another seed"] * 6, 128)
+        rows.append(titled(sheet, f"'{one['prompt']}': not so in {one['wrong']} of {one['clean']} clean pictures"))
+    return stack(rows)
+
+
 PICTURES: dict[str, Callable[[Any], Image.Image]] = {
     "latent-search": of_noise("latent_search"),
     "best-of-seeds": of_noise("best_of_seeds"),
@@ -327,6 +344,7 @@ PICTURES: dict[str, Callable[[Any], Image.Image]] = {
     "steer-curve": steer_curve,
     "vary-sampling": vary_sampling,
     "steer-sampling": steer_sampling,
+    "search-prompt": search_prompt,
 }
 """By the name of its file."""
 

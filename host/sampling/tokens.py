@@ -20,6 +20,7 @@ from .handle import Conditioning
 from .text import TextEncoder, Tokens
 
 MARK, MANY = -65536.0, 1024  # of the rows in the file of marks; a key's marks begin so far after another's
+REMEMBERED = 256  # prompts whose tokens are kept
 _ENDS = re.compile(r"[\s,):]")  # what may follow a name: the host ends it at white space, takes commas and weights off
 
 
@@ -147,6 +148,16 @@ class Token:
             out[0, :, part.place] = rows / part.vocabulary.deviation
         return out
 
+    def of_words(self, words: Sequence[str]) -> Tensor:
+        """Each word's place in the variable, whatever it is made of: N W, of several tokens their mean."""
+        out = self.nothing().new_zeros(len(words), self.width)
+        for part in self.parts:
+            table = self.encoder.table(part.key)
+            for row, word in enumerate(words):
+                rows = table[torch.tensor(self._ids(part, word), device=table.device)].float()
+                out[row, part.place] = rows.mean(0) / part.vocabulary.deviation
+        return out
+
     def _ids(self, part: Part, word: str) -> list[int]:
         """A word's own tokens, as the host takes them out of its tokenizer's answer; within a sentence (after a space)
         where that is not more of them."""
@@ -229,6 +240,8 @@ class Token:
         """A prompt's tokens with marks in the places of the token's vectors, and where they are. By the host's own
         tokenizers, which find a file of marks in a folder of ours: copies of them, that look there too."""
         if (text, placeholder) not in self._known:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
             with tempfile.TemporaryDirectory(prefix="provoke") as folder:
                 name = Path(folder).name  # nobody else's: the host searches all folders, in any order
                 marks = {
