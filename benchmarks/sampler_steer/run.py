@@ -34,7 +34,7 @@ DRAWN, SEEDS = 93, 300  # of the prompts, of their noises: not those that the se
 CHOICES: dict[str, Any] = {
     "epsilon": 1.0,
     "truncation": "clip",
-    "step_rule": "MI-FGSM",
+    "step_rule": "PGD",
     "step_size": 0.3,
     "schedule": "cosine",
     "guidance": "similarity",
