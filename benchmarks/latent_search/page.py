@@ -26,6 +26,8 @@ def page(results: dict[str, Any]) -> str:
     parts = {"routes": _routes, "budgets": _budgets, "break": _break, "satisfy": _satisfy}
     missing = [name for name in parts if name not in results]
     rest = ["## Not run yet", "", ", ".join(missing) + ".", ""] if missing else []
+    if "break, cfg 2" in results:
+        parts = {**parts, "break": lambda found: [*_break(found), "", *_guided(results["break, cfg 2"])]}
     shown = ["\n".join([*parts[name](results[name]), ""]) for name in parts if name in results]
     return "\n".join([HEAD, *shown, *rest])
 
@@ -103,6 +105,16 @@ def _break(found: dict[str, Any]) -> list[str]:
         f"each test rejects at 5 % (of true samples at most {most}).",
         "",
         *_table(found["ways"]),
+    ]
+
+
+def _guided(found: dict[str, Any]) -> list[str]:
+    """What guidance makes of it; run by hand, with Bench at cfg 2."""
+    broken = found["ways"]["towards near misses"]["broken"]
+    return [
+        f"With guidance (cfg {found['cfg']:g}) the same breaks {percent(broken)} of {broken['n']} prompts that are drawn",
+        "right so often",
+        "(results.json): what it binds to its prompt holds.",
     ]
 
 
