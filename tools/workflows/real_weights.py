@@ -13,7 +13,7 @@ NOT_RUN = (
     "have not run it."
 )
 SCORER = f"`models/provoke_clip/{parts.CLIP_L}` (openai/{parts.CLIP_L}; the help of *Load CLIP Scorer* has the command)"
-XL = {"steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+XL: dict[str, Any] = {"steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
 
 
 def _note(canvas: Canvas, title: str, files: list[str], words: str) -> None:
@@ -344,7 +344,7 @@ def scorer_sdxl(canvas: Canvas) -> dict[str, Any]:
 
 def _sampled(canvas: Canvas, model: Wire, positive: Wire, negative: Wire, latent: Wire) -> Wire:
     """KSampler with SDXL's usual settings."""
-    inputs = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    inputs: dict[str, Any] = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
     return canvas.add("KSampler", **inputs, **XL, seed=1, denoise=1.0)["LATENT"]
 
 
