@@ -142,7 +142,8 @@ class Canvas:
             raise WorkflowError(f"{kind} has no inputs {sorted(unknown)}, but {sorted(declared)}")
         places = widgets(definition)
         named = {place.name for place in places}
-        sockets, values = [], []
+        sockets: list[dict[str, Any]] = []
+        values: list[Any] = []
         for name, spec in declared.items():
             wire = given.get(name) if isinstance(given.get(name), Wire) else None
             of = spec[0] if isinstance(spec[0], str) else "COMBO"

@@ -45,9 +45,7 @@ HELP = {
     "failure-report": "Report a failure",
     "follow-vlm": "Follow a VLM",
     "vlm-inversion": "Match a sentence",
-    "vlm-inversion-sampler": "VLM inversion as a sampler",
-    "steer-prompt": "Steer a prompt",
-    "steer-custom": "Vary and steer in custom form",
+    "steer-prompt": "Keep a steered prompt",
 }
 """web/docs/images/NAME.jpg, and the template whose run it shows."""
 Shown = tuple[Image.Image, str]  # a picture and what it shows

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from provoke.tools import templates
+from provoke.tools.canvas import Canvas
+from provoke.tools.environment import NEWEST
+from provoke.tools.pack import ROOT
 from provoke.tools.server import Client, Event, Rejected, Server
 from provoke.tools.workflow import NOTES, to_prompt
+from provoke.tools.workflows import blueprints, make
 
 EVERY = templates.load()
 NAMES = [template.name for template in templates.runnable(EVERY) if not template.needs]
@@ -83,6 +88,18 @@ def test_a_template_for_real_weights_lacks_nothing_but_them(
     for file in template.needs:
         assert file in note_of(template), f"the note does not say that it needs {file}"
     assert {node["class_type"] for node in prompt.values()} & set(ours)
+
+
+def test_templates_that_are_made_by_code_are_what_the_code_makes(client: Client, definitions: Nodes) -> None:
+    """With the widgets of the newest host, whose defaults an older one need not share."""
+    if client.get("/system_stats")["system"]["comfyui_version"] != NEWEST:
+        return
+    kept = {template.name: template.graph for template in EVERY}
+    for name, make_it in make.TEMPLATES.items():
+        assert make_it(Canvas(definitions)) == kept[name], f"{name}: run `python dev.py run tools/workflows/make.py`"
+    for name in blueprints.BLUEPRINTS:
+        written = json.loads((ROOT / "subgraphs" / f"{name}.json").read_text(encoding="utf-8"))
+        assert blueprints.made(name, definitions) == written, f"{name}: run `python dev.py run tools/workflows/make.py`"
 
 
 def test_every_method_has_a_template_with_the_demo_and_one_for_real_weights(ours: Nodes) -> None:

@@ -113,11 +113,11 @@ IMAGE_MODEL = {"model": "UPSCALE_MODEL,INPAINT_MODEL,VAE", "image": "IMAGE", "ma
 STEPS = {"noise_seed": ("INT", 0), "steps": ("INT", 20), "cfg": ("FLOAT", 7.0)}
 
 
-def _sockets(blueprint: Blueprint, *groups: dict[str, str]) -> dict[str, Wire]:
+def _sockets(blueprint: Blueprint, *groups: dict[str, str]) -> dict[str, Any]:
     return {name: blueprint.socket(name, of) for group in groups for name, of in group.items()}
 
 
-def _widgets(blueprint: Blueprint, **widgets: tuple[str, Any]) -> dict[str, Wire]:
+def _widgets(blueprint: Blueprint, **widgets: tuple[str, Any]) -> dict[str, Any]:
     return {name: blueprint.widget(name, of, value) for name, (of, value) in widgets.items()}
 
 

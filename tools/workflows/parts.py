@@ -19,7 +19,7 @@ class Start:
     negative: Wire
     latent: Wire
 
-    def sampled(self) -> dict[str, Wire]:
+    def sampled(self) -> dict[str, Any]:
         """The inputs of a node in the KSampler form."""
         names = ("model", "positive", "negative")
         return {**{name: getattr(self, name) for name in names}, "latent_image": self.latent, "vae": self.vae}
@@ -41,7 +41,7 @@ def demo(canvas: Canvas, prompt: str, kind: str = "20 steps", count: int = 1) ->
     return Start(models["MODEL"], models["CLIP"], models["VAE"], positive, negative, latent["LATENT"])
 
 
-FEW = {"steps": 6, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
+FEW: dict[str, Any] = {"steps": 6, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
 """The settings with which the demo's model is quick, and still draws what it is told nearly always."""
 
 

@@ -13,7 +13,7 @@ NOT_RUN = (
     "have not run it."
 )
 SCORER = f"`models/provoke_clip/{parts.CLIP_L}` (openai/{parts.CLIP_L}; the help of *Load CLIP Scorer* has the command)"
-XL = {"steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+XL: dict[str, Any] = {"steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
 
 
 def _note(canvas: Canvas, title: str, files: list[str], words: str) -> None:
@@ -176,16 +176,18 @@ def search_flux(canvas: Canvas) -> dict[str, Any]:
         "Latent* keep what was found.",
     )
     canvas.group("1. A checkpoint, a prompt, a judge")
-    start = checkpoint(canvas, parts.FLUX, prompt, 768)
-    guided = canvas.add("FluxGuidance", conditioning=start.positive, guidance=3.5)["CONDITIONING"]
+    loaded = canvas.add("CheckpointLoaderSimple", models=parts.FLUX.model(), ckpt_name=parts.FLUX.name)
+    latent = canvas.add("EmptyLatentImage", width=768, height=768, batch_size=1)["LATENT"]
+    words = canvas.add("CLIPTextEncode", title="Prompt", size=(320, 130), clip=loaded["CLIP"], text=prompt)
+    guided = canvas.add("FluxGuidance", conditioning=words["CONDITIONING"], guidance=3.5)["CONDITIONING"]
     canvas.column()
     judge = canvas.add("ProvokeLoadScorer", scorer=parts.CLIP_L)["scorer"]
     objective = canvas.add("ProvokeClipObjective", scorer=judge, text=prompt)["objective"]
     canvas.group("2. SamplerCustomAdvanced's parts")
     noise = canvas.add("RandomNoise", noise_seed=7)["NOISE"]
-    guider = canvas.add("BasicGuider", model=start.model, conditioning=guided)["GUIDER"]
+    guider = canvas.add("BasicGuider", model=loaded["MODEL"], conditioning=guided)["GUIDER"]
     sampler = canvas.add("KSamplerSelect", sampler_name="euler")["SAMPLER"]
-    sigmas = canvas.add("BasicScheduler", model=start.model, scheduler="simple", steps=20, denoise=1.0)["SIGMAS"]
+    sigmas = canvas.add("BasicScheduler", model=loaded["MODEL"], scheduler="simple", steps=20, denoise=1.0)["SIGMAS"]
     canvas.group("3. Search Noise")
     found = canvas.add(
         "ProvokeLatentSearchCustom",
@@ -193,18 +195,18 @@ def search_flux(canvas: Canvas) -> dict[str, Any]:
         guider=guider,
         sampler=sampler,
         sigmas=sigmas,
-        latent_image=start.latent,
-        vae=start.vae,
+        latent_image=latent,
+        vae=loaded["VAE"],
         objective=objective,
         direction="satisfy",
         route="one-step",
         search_steps=20,
     )
-    latent = canvas.add("ProvokeLatentFromNoise", noise=found["noise"], latent_image=start.latent)["latent"]
-    canvas.add("SaveLatent", samples=latent, filename_prefix="latents/provoke-flux")
+    kept = canvas.add("ProvokeLatentFromNoise", noise=found["noise"], latent_image=latent)["latent"]
+    canvas.add("SaveLatent", samples=kept, filename_prefix="latents/provoke-flux")
     canvas.group("4. What came of it")
-    searched = decoded(canvas, found["output"], start.vae)
-    usual = decoded(canvas, found["unperturbed"], start.vae)
+    searched = decoded(canvas, found["output"], loaded["VAE"])
+    usual = decoded(canvas, found["unperturbed"], loaded["VAE"])
     saved(canvas, searched, "searched-flux", "the prompt at the noise found")
     seen(canvas, usual, "the prompt at the seed's own noise")
     canvas.column()
@@ -342,7 +344,7 @@ def scorer_sdxl(canvas: Canvas) -> dict[str, Any]:
 
 def _sampled(canvas: Canvas, model: Wire, positive: Wire, negative: Wire, latent: Wire) -> Wire:
     """KSampler with SDXL's usual settings."""
-    inputs = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    inputs: dict[str, Any] = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
     return canvas.add("KSampler", **inputs, **XL, seed=1, denoise=1.0)["LATENT"]
 
 
