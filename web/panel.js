@@ -119,7 +119,6 @@ export class Panel {
     this._chart.draw({ steps, points, best });
     const used = points.length ? points[points.length - 1][1] : null;
     this._legend.textContent = used === null ? "objective: more is better" : `objective; dashed: ${Math.round(100 * used)} % of the budget used`;
-    this._node.setDirtyCanvas?.(true, false);
   }
 }
 
