@@ -11,6 +11,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -80,8 +81,8 @@ def charts(tab: Tab) -> None:
     tab.page.wait_for_timeout(1500)
     box = tab.page.locator("[data-node-id]", has=tab.page.locator(".provoke-live")).first.bounding_box()
     assert box is not None
-    clip = {"x": box["x"] - 10, "y": box["y"] - 10, "width": box["width"] + 20, "height": box["height"] + 20}
-    with Image.open(io.BytesIO(tab.page.screenshot(clip=clip))) as picture:
+    around: Any = {"x": box["x"] - 10, "y": box["y"] - 10, "width": box["width"] + 20, "height": box["height"] + 20}
+    with Image.open(io.BytesIO(tab.page.screenshot(clip=around))) as picture:
         path = DOCS / "live-chart.jpg"
         picture.convert("RGB").save(path, quality=88, optimize=True)
     print(path, path.stat().st_size)
