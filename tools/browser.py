@@ -194,7 +194,7 @@ class Tab:
 
     def charts(self) -> list[str]:
         """What the charts that are seen say, in words."""
-        return list(self.page.locator(".provoke-words").all_inner_texts())
+        return [words.inner_text() for words in self.page.locator(".provoke-words").all() if words.is_visible()]
 
     def wait_for_step(self, step: int, timeout: float = 240.0) -> None:
         """Until the first chart has come that far."""

@@ -2,9 +2,10 @@
 // budget is used.
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 400; // of the view box; it is stretched to whatever the node has
-const HEIGHT = 100;
-const MARGIN = 4;
+const WIDTH = 4000; // of the view box, which is stretched to what the node has: fine enough for whole numbers
+const HEIGHT = 1000;
+const MARGIN = 40;
+const DRAWN = 160; // points of a line: more than a node's pixels show is time lost in every event
 const COLOURS = ["#4e9fe0", "#e0894e", "#45a876", "#c76bb0", "#b59a2b", "#8b7fe0", "#d9676b", "#3aa6b0"];
 
 /**
@@ -58,10 +59,21 @@ export function path(points, column, x, y) {
       pen = "M";
       continue;
     }
-    made += `${pen}${x(point[0]).toFixed(1)} ${y(value).toFixed(1)}`;
+    made += pen + Math.round(x(point[0])) + " " + Math.round(y(value));
     pen = "L";
   }
   return made;
+}
+
+/**
+ * @param {Drawn["points"]} points
+ * @returns {Drawn["points"]} few of them, evenly, the last always
+ */
+export function thinned(points) {
+  if (points.length <= DRAWN) return points;
+  const apart = Math.ceil(points.length / DRAWN);
+  const last = points.length - 1;
+  return points.filter((_, index) => index % apart === 0 || index === last);
 }
 
 /** Numbers as a person reads them: four digits, no more. */
@@ -87,8 +99,11 @@ export class Chart {
   }
 
   /** @param {Drawn} curve */
-  draw({ steps, points, best }) {
+  draw({ steps, points: all, best }) {
+    const points = thinned(all);
     const scores = range(points);
+    // the best may be one that is not drawn
+    if (scores && best) scores[1] = Math.max(scores[1], best[2]);
     const last = points.length ? points[points.length - 1][0] : 0;
     const end = Math.max(steps - 1, last, 1);
     const inside = HEIGHT - 2 * MARGIN;
@@ -108,7 +123,8 @@ export class Chart {
     }
     this._distance.setAttribute("d", path(points, 1, x, y(0, Math.max(1, ...points.map((point) => point[1] ?? 0)))));
     // a line of no length with round ends is a dot that stretching leaves round
-    this._best.setAttribute("d", best && scores ? `M${x(best[1])} ${level(Math.min(Math.max(best[2], scores[0]), scores[1]))}h0.01` : "");
+    const at = best && scores ? `M${Math.round(x(best[1]))} ${Math.round(level(Math.max(best[2], scores[0])))}h1` : "";
+    this._best.setAttribute("d", at);
     this._high.textContent = scores ? short(scores[1]) : "";
     this._low.textContent = scores ? short(scores[0]) : "";
   }

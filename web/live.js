@@ -5,6 +5,7 @@ import { api } from "../../scripts/api.js";
 import { Panel, Search } from "./panel.js";
 
 const EVENT = "provoke.curve";
+const REDRAWN = 500; // milliseconds
 const OUTPUT = "provoke_curve";
 
 /** @type {Map<number, Search>} by the server's number: what this page's runs are doing */
@@ -114,6 +115,10 @@ api.addEventListener("reconnected", ask);
 
 app.registerExtension({
   name: "provoke.live",
+  setup() {
+    // into a subgraph and out of it again: the page draws its nodes a moment later
+    app.canvas.canvas.addEventListener("litegraph:set-graph", () => setTimeout(() => searches.forEach(show), REDRAWN));
+  },
   afterConfigureGraph() {
     ask();
   },

@@ -83,6 +83,7 @@ export class Panel {
     const options = { serialize: false, hideOnZoom: false, getMinHeight: () => HEIGHT, getMaxHeight: () => 2 * HEIGHT };
     this._widget = node.addDOMWidget(NAME, NAME, this.element, options);
     this._widget.serialize = false;
+    keep(node, this._widget);
     node.setDirtyCanvas?.(true, true); // both renderers make room where the node is too small
   }
 
@@ -97,7 +98,19 @@ export class Panel {
     }
   }
 
+  /**
+   * Nodes 2.0 draws of a subgraph's node nothing but its inputs, and makes the node anew whenever it is seen again: there
+   * the chart is put into the page's node itself.
+   */
+  mount() {
+    if (!this._node.isSubgraphNode?.() || !globalThis.LiteGraph?.vueNodesMode) return;
+    const drawn = document.querySelector(`[data-node-id="${this._node.id}"]`);
+    if (drawn && !drawn.contains(this.element)) drawn.append(this.element);
+    this.element.classList.toggle("provoke-mounted", drawn !== null);
+  }
+
   _draw() {
+    this.mount();
     const { over, step, steps, points, best } = this._search;
     this.element.classList.toggle("provoke-running", !over);
     this.element.dataset.step = String(step);
@@ -106,8 +119,14 @@ export class Panel {
     this._chart.draw({ steps, points, best });
     const used = points.length ? points[points.length - 1][1] : null;
     this._legend.textContent = used === null ? "objective: more is better" : `objective; dashed: ${Math.round(100 * used)} % of the budget used`;
-    this._node.setDirtyCanvas?.(true, false);
   }
+}
+
+/** A subgraph's node makes its list of widgets anew from its inputs whenever it is asked: the chart follows them. */
+function keep(node, widget) {
+  const own = Object.getOwnPropertyDescriptor(node, "widgets");
+  if (!node.isSubgraphNode?.() || !own?.get || node.widgets.includes(widget)) return;
+  Object.defineProperty(node, "widgets", { ...own, get: () => [...own.get.call(node), widget] });
 }
 
 function line(name) {

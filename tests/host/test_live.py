@@ -36,6 +36,7 @@ def live(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     from provoke.host import live
 
     monkeypatch.setattr(live, "INTERVAL", 0.0)
+    monkeypatch.setattr(live, "_ended", [])
     return live
 
 
