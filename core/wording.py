@@ -180,14 +180,18 @@ def _grown(
     if len(real) > tries:
         text, vectors = _marked(pool, draft)
         yield from lean.ranked(text, vectors, real)
-        real = lean.words[:tries]
-    for word in [*real, *[word for word in words if word == CLOSE]]:
+        real = lean.words
+    left = tries
+    for word in [*(word for word in words if word == CLOSE), *real]:
         longer = draft.with_word(word, template)
         filling = pool.new(longer, rng) if not longer.finished(template) else longer.words
         if filling is None or not pool.writer.fits(filling):
-            continue
+            continue  # no natural sentence begins so: the next nearest has its turn
         yield from pool.at(filling)
         grown[longer] = pool.total(filling)
+        left -= word != CLOSE
+        if left == 0:
+            return
 
 
 def _again(pool: Pool, lean: Lean, found: Found, slot: int, place: int, tries: int) -> Iterator[Seen]:

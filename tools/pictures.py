@@ -307,14 +307,15 @@ def of_noise(name: str) -> Callable[[Any], Image.Image]:
 
 
 def search_prompt(nodes: Any) -> Image.Image:
-    """Prompts that benchmarks/world_prompt found to lie the most often, a class each, with seeds of the verdict."""
+    """Those of benchmarks/world_prompt's prompts that are drawn wrong the most often, with seeds of the verdict."""
     import json
 
     from ..benchmarks.world_prompt.run import VERDICT_SEED, Bench
 
     results = json.loads((ROOT / "benchmarks" / "world_prompt" / "results.json").read_text(encoding="utf-8"))
     painter, rows = Bench(nodes).painter, []
-    found = [one["prompts"][0] for way in results["classes"].values() for one in (way["evolution"], way["gradient"])]
+    ways = [one[way] for one in results["classes"].values() for way in ("gradient", "evolution")]
+    found = [one for way in ways for one in way["prompts"]]
     worst = sorted((one for one in found if one["natural"]), key=lambda one: -one["missing"] * 10 - one["wrong"])
     for one in list({one["prompt"]: one for one in worst}.values())[:3]:
         pictures = painter.draw(one["prompt"], VERDICT_SEED, 6).movedim(1, -1)
