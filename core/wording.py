@@ -66,7 +66,9 @@ class Pool:
         yield seen
 
     def total(self, filling: Filling) -> float:
-        return self.found[self.writer.template.said(filling)].total
+        """Of a prompt that was looked at; minus infinity where it is not a number."""
+        total = self.found[self.writer.template.said(filling)].total
+        return total if total == total else -torch.inf
 
     def best(self, count: int) -> list[Found]:
         """The first of equals first; what is not finite last."""
