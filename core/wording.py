@@ -66,7 +66,9 @@ class Pool:
         yield seen
 
     def total(self, filling: Filling) -> float:
-        return self.found[self.writer.template.said(filling)].total
+        """Of a prompt that was looked at; minus infinity where it is not a number."""
+        total = self.found[self.writer.template.said(filling)].total
+        return total if total == total else -torch.inf
 
     def best(self, count: int) -> list[Found]:
         """The first of equals first; what is not finite last."""
@@ -154,13 +156,13 @@ def by_gradient(pool: Pool, lean: Lean, rng: torch.Generator, *, beam: int, trie
     Source: arXiv 2306.00974. Ours: a tried word is judged in a whole sentence, as the model goes on from it (so that
     every look is at a natural prompt), a beam in place of one sentence, and what comes after the first sentences.
     """
-    drafts = [Draft()]
+    drafts = {Draft(): -torch.inf}  # with the totals of the sentences that they were tried in
     while drafts:
         grown: dict[Draft, float] = {}
-        for draft in drafts:
-            yield from _grown(pool, lean, draft, rng, tries, grown)
+        for draft, total in drafts.items():
+            yield from _grown(pool, lean, draft, total, rng, tries, grown)
         best = sorted(grown, key=lambda draft: -grown[draft])[:beam]
-        drafts = [draft for draft in best if not draft.finished(pool.writer.template)]
+        drafts = {draft: grown[draft] for draft in best if not draft.finished(pool.writer.template)}
     looked: set[tuple[str, int, int]] = set()
     while (place := _next_place(pool, beam, looked, rng)) is not None:
         yield from _again(pool, lean, *place, tries)
@@ -168,26 +170,36 @@ def by_gradient(pool: Pool, lean: Lean, rng: torch.Generator, *, beam: int, trie
 
 
 def _grown(
-    pool: Pool, lean: Lean, draft: Draft, rng: torch.Generator, tries: int, grown: dict[Draft, float]
+    pool: Pool,
+    lean: Lean,
+    draft: Draft,
+    total: float,
+    rng: torch.Generator,
+    tries: int,
+    grown: dict[Draft, float],
 ) -> Iterator[Seen]:
-    """The drafts that one word makes of a draft, with the totals of the sentences that they were tried in."""
+    """The drafts that one word makes of a draft, with their totals: where there is no choice, the draft's own."""
     template = pool.writer.template
     words = [word for word, _ in pool.writer.options(draft)]
     real = [word for word in words if word != CLOSE]
     if len(words) == 1:
-        grown[draft.with_word(words[0], template)] = -torch.inf  # no choice, no look
+        grown[draft.with_word(words[0], template)] = total
         return
     if len(real) > tries:
         text, vectors = _marked(pool, draft)
         yield from lean.ranked(text, vectors, real)
-        real = lean.words[:tries]
-    for word in [*real, *[word for word in words if word == CLOSE]]:
+        real = lean.words
+    left = tries
+    for word in [*(word for word in words if word == CLOSE), *real]:
         longer = draft.with_word(word, template)
         filling = pool.new(longer, rng) if not longer.finished(template) else longer.words
         if filling is None or not pool.writer.fits(filling):
-            continue
+            continue  # no natural sentence begins so: the next nearest has its turn
         yield from pool.at(filling)
         grown[longer] = pool.total(filling)
+        left -= word != CLOSE
+        if left == 0:
+            return
 
 
 def _again(pool: Pool, lean: Lean, found: Found, slot: int, place: int, tries: int) -> Iterator[Seen]:

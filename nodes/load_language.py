@@ -8,12 +8,13 @@ from typing import Any
 
 from ..host import judges
 from ..host.api import io, schema
+from ..host.progress import check_cancelled
 from .load_judges import NOTHING, in_words
 from .objective import LanguageSocket
 
 
 class InWords:
-    """A language model whose errors become the node's (core.writing.Language).
+    """A language model whose errors become the node's, and which hears the user's *Cancel* (core.writing.Language).
 
     Args:
         model: of scorers/language.py.
@@ -24,10 +25,12 @@ class InWords:
 
     def next_words(self, text: str, count: int, rarest: float) -> list[tuple[str, float]]:
         """As the model's."""
+        check_cancelled()
         return in_words(self.model.next_words, text, count, rarest)
 
     def read(self, texts: Sequence[str], *, ended: bool) -> list[list[tuple[float, float]]]:
         """As the model's."""
+        check_cancelled()
         return in_words(partial(self.model.read, ended=ended), texts)
 
 

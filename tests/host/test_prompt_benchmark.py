@@ -1,0 +1,57 @@
+"""What benchmarks/world_prompt counts, and its page."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def bench(comfy: ModuleType) -> ModuleType:
+    from provoke.benchmarks.world_prompt import run
+
+    return run
+
+
+def test_classes_are_drawn_once_and_leave_out_what_was_tried(bench: ModuleType) -> None:
+    drawn = bench.classes(22)
+    assert len(set(drawn)) == 22
+    assert not set(drawn) & set(bench.TRIED)
+    assert bench.classes(8) == drawn[:8]
+
+
+def test_what_is_a_caption_with_the_class_in_it(bench: ModuleType) -> None:
+    assert bench.caption("a red disc above a blue ring on white", ("blue", "ring"))
+    for prompt in ("a red circle above a pink ring", "a yellow hoop on a blue ring", "a blue ring left of a blue hoop"):
+        assert bench.caption(prompt, ("blue", "ring")) is None
+
+
+def test_what_a_picture_shows_of_a_caption(bench: ModuleType) -> None:
+    from provoke.demo.world import Facts
+
+    ring, box = ("blue", "ring"), ("red", "square")
+    said = Facts((ring, box), "left of", None)
+    assert bench._shows(Facts((box, ring), "right of", "white"), said)
+    assert not bench._shows(Facts((ring, box), "right of", "white"), said)
+    assert not bench._shows(Facts((ring,), None, "white"), said)
+    assert not bench._shows(Facts((ring,), None, "white"), Facts((ring,), None, "black"))
+
+
+def test_the_page_leaves_out_classes_that_fail_anyway(bench: ModuleType) -> None:
+    def verdict(missing: int) -> dict[str, Any]:
+        fails = missing >= bench.ENOUGH
+        prompt = {"prompt": "a blue ring", "score": 0.0, "natural": True, "clean": 8, "wrong": missing, "lies": fails}
+        return {**prompt, "missing": missing, "fails": fails}
+
+    def way(missing: int) -> dict[str, Any]:
+        return {"steps": 3, "runs": 9, "prompts": [verdict(missing), verdict(0)]}
+
+    ways = {"gradient": way(5), "evolution": way(4), "random": way(3), "none": way(0)}
+    results = {"date": "2026-11-28", "torch": "2", "steps": 3, "classes": {}}
+    results["classes"] = {"blue ring": {"plain": verdict(0), **ways}, "red ring": {"plain": verdict(6), **ways}}
+    page = bench.page(results)
+    assert "| gradient | 1 | 100 (21 to 100) |" in page
+    assert "| random, the best of | 1 | 0 (0 to 79) |" in page
+    assert "missed" in page  # one class is no proof
