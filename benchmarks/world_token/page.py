@@ -23,7 +23,7 @@ COLUMNS = ("target", "own", "both", "clean", "target, and the second CLIP")
 
 def page(results: dict[str, Any]) -> str:
     """README.md."""
-    parts = {"main": _main, "curve": _curve}
+    parts = {"main": _main, "states": _states, "curve": _curve}
     missing = [name for name in parts if name not in results]
     shown = ["\n".join([*parts[name](results[name]), ""]) for name in parts if name in results]
     return "\n".join([HEAD, *shown, *(["## Not run yet", "", ", ".join(missing) + ".", ""] if missing else [])])
@@ -45,6 +45,21 @@ def _main(found: dict[str, Any]) -> list[str]:
     for target, one in found["found"].items():
         lines += [f"A {target}:", "", *_table("appended", one["ways"]), "", "```", one["report"], "```", ""]
     return lines
+
+
+def _states(found: dict[str, Any]) -> list[str]:
+    rows = {
+        f"{name}; off by {row['after']:.2f} (at first {row['before']:.2f})": row for name, row in found["found"].items()
+    }
+    return [
+        f"## How many vectors it takes ({found['date']})",
+        "",
+        "No sampler and no judge: vectors are moved until the text encoder's states are those that five words give",
+        "(`states.py`; *off by*: mean square; a state's own is 1). What few vectors cannot say to this encoder, no",
+        "search through the sampler finds.",
+        "",
+        *_table("vectors", rows),
+    ]
 
 
 def _curve(found: dict[str, Any]) -> list[str]:

@@ -36,12 +36,13 @@ EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0)  # of the curve, on the first target
 FAR = 107.3  # the paper's box of 2.5 in standard deviations of this vocabulary
 RELATION = "left of"  # what the objective's text says of the two objects
 LEARN: dict[str, Any] = {
-    "search_steps": 80, "pairs": 2, "vectors": 1, "epsilon": 8.0, "step_size": 0.2, "noise_seed": 0,
+    "search_steps": 30, "pairs": 6, "vectors": 1, "epsilon": 8.0, "step_size": 0.2, "noise_seed": 0,
 }  # fmt: skip
+COUNTS = (1, 2, 3, 5)  # vectors of the part `states`
 BATCH = 4  # pictures of a pair
 HELD_SEEDS = 4  # of a prompt, in one batch; other seeds than any in learning
-FULL = {"targets": len(TARGETS), "prompts": 60, "steps": LEARN["search_steps"]}
-QUICK = {"targets": 1, "prompts": 4, "steps": 2}
+FULL = {"targets": len(TARGETS), "prompts": 60, "steps": LEARN["search_steps"], "states": 300}
+QUICK = {"targets": 1, "prompts": 4, "steps": 2, "states": 2}
 BAR = 0.85  # of issue 8: the target is there
 Thing = tuple[str, str]  # colour, shape
 
@@ -174,17 +175,21 @@ def main_part(bench: Bench, sizes: dict[str, int]) -> dict[str, Any]:
         colour, shape = target
         prompts, held = split(target)
         held = _even(held, sizes["prompts"])
+        words = f"{RELATION} a {colour} {shape}"
         token = bench.learn(target, prompts, search_steps=sizes["steps"])
+        around = {"vectors": len(words.split()), "initial_word": words, "epsilon": 2.0, "step_size": 0.1}
+        longer = bench.learn(target, prompts, search_steps=sizes["steps"], **around)
         chance = [bench.saved(random_like(token.vectors, seed)) for seed in range(3)]
         near = bench.nearest(token.vectors)
         ways = {
-            "learned token": f"embedding:{token.name}",
+            "learned token, 1 vector": f"embedding:{token.name}",
+            f"learned token, {around['vectors']} vectors around the words": f"embedding:{longer.name}",
             "nothing": "",
             "target words": f"{colour} {shape}",
             "target's shape": shape,
             f"nearest word ({near})": near,
             **{f"random vector {i + 1}": f"embedding:{name}" for i, name in enumerate(chance)},
-            "in words (5 tokens)": f"{RELATION} a {colour} {shape}",
+            f"in words ({around['vectors']} tokens)": words,
         }
         found[f"{colour} {shape}"] = {
             "report": token.report,
@@ -193,6 +198,26 @@ def main_part(bench: Bench, sizes: dict[str, int]) -> dict[str, Any]:
                 for way, more in ways.items()
             },
         }
+    return found
+
+
+def states(bench: Bench, sizes: dict[str, int]) -> dict[str, Any]:
+    """By the number of vectors: how nearly the text encoder can be told the words, and what its pictures then show."""
+    from .states import told
+
+    target = TARGETS[0]
+    colour, shape = target
+    words = f"{RELATION} a {colour} {shape}"
+    prompts, held = split(target)
+    held, found = _even(held, sizes["prompts"]), {}
+    for count in COUNTS:
+        vectors, before, after = told(bench.clip, prompts, words, count, sizes["states"], shape)
+        name = bench.saved(vectors)
+        rows = bench.verdict(target, held, lambda prompt, name=name: f"{prompt} embedding:{name}")  # type: ignore[misc]
+        found[str(count)] = {"before": round(before, 4), "after": round(after, 4), **rows}
+    found[f"the words ({len(words.split())})"] = {
+        "before": 0.0, "after": 0.0, **bench.verdict(target, held, lambda prompt: f"{prompt} {words}")
+    }  # fmt: skip
     return found
 
 
@@ -220,16 +245,21 @@ def _even(held: list[tuple[str, Thing]], count: int) -> list[tuple[str, Thing]]:
     return [held[i] for i in order[:count]]
 
 
-PARTS: dict[str, Callable[[Bench, dict[str, int]], dict[str, Any]]] = {"main": main_part, "curve": curve}
+PARTS: dict[str, Callable[[Bench, dict[str, int]], dict[str, Any]]] = {
+    "states": states,
+    "main": main_part,
+    "curve": curve,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one target, a few prompts and steps, to see that it runs")
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--size", nargs="*", default=[], help="other sizes, as targets=1 (the page says them)")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
-    sizes = QUICK if options.quick else FULL
+    sizes = {**(QUICK if options.quick else FULL), **{k: int(v) for k, v in (one.split("=") for one in options.size)}}
     options.out.mkdir(parents=True, exist_ok=True)
     nodes, file = open_pack(), options.out / "results.json"
     with tempfile.TemporaryDirectory() as folder:
