@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from provoke.tools import pictures, thumbnails
 from provoke.tools.pack import ROOT
 
 DOCS = ROOT / "web" / "docs"
@@ -76,8 +77,8 @@ def test_it_has_a_picture_from_a_real_run(node: str) -> None:
 
 
 def made_by_a_script(name: str) -> bool:
-    """Whether tools/pictures.py has it."""
-    return f'"{name}": ' in (ROOT / "tools" / "pictures.py").read_text(encoding="utf-8")
+    """Whether tools/pictures.py or tools/thumbnails.py has it."""
+    return name in pictures.PICTURES or name in thumbnails.HELP
 
 
 @pytest.mark.parametrize("node", NODES)
