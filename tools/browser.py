@@ -98,10 +98,12 @@ class Tab:
         self.render(renderer)
 
     def _hear(self, message: ConsoleMessage) -> None:
-        # what the host looks for and lacks is its own affair, and so is its default workflow
-        host = "Failed to load resource" in message.text and "/extensions/provoke/" not in message.location["url"]
-        if message.type == "error" and not host and "before initialization" not in message.text:
-            self.complaints.append(f"{message.text} ({message.location['url']})")
+        # what the host looks for and lacks is its own affair, and so are the models of its default workflow
+        where = message.location["url"]
+        lacks = "Failed to load resource" in message.text and "/extensions/provoke/" not in where
+        host = lacks or "missingModelDownload" in where or "before initialization" in message.text
+        if message.type == "error" and not host:
+            self.complaints.append(f"{message.text} ({where})")
 
     def _look(self, url: str) -> None:
         if not url.startswith((self._url, "data:", "blob:")):
