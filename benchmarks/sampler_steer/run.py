@@ -113,7 +113,9 @@ def measured(nodes: Any, model: str, prompts: int) -> dict[str, Any]:
         }
         for way in WAYS
     ]
-    return {"prompts": prompts, "seconds": round(time.process_time() - began), "rows": rows}
+    drawn = [led for led, own in zip(hits["to a picture"], hits["target"], strict=True) if own]
+    found = {"prompts": prompts, "seconds": round(time.process_time() - began), "rows": rows}
+    return {**found, "there, of the targets that are drawn": rate(sum(drawn), len(drawn))} if drawn else found
 
 
 def page(results: dict[str, Any]) -> str:
@@ -142,6 +144,12 @@ def page(results: dict[str, Any]) -> str:
         ),
         "",
     ]
+    if "there, of the targets that are drawn" in found:
+        of = found["there, of the targets that are drawn"]
+        lines += [
+            f"Of the {of['n']} targets that the model itself draws for their own prompt, {percent(of)} are reached.",
+            "",
+        ]
     return "\n".join(lines)
 
 
