@@ -33,7 +33,7 @@ def searching(graphs: Graphs, steps: int) -> dict[str, Any]:
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_a_run_from_the_button_to_the_pictures(tab: Tab, graph: Graphs, server: Server, renderer: str) -> None:
     tab.render(renderer)
-    made = searching(graph, 12)
+    made = searching(graph, 200)  # long enough to be seen moving
     assert tab.load(NAME, made) == []
     tab.frame()
     tab.run()
