@@ -162,11 +162,13 @@ def problems(log: str) -> list[str]:
     # The name, but not as a folder above the host: a clone may be called so too.
     ours = re.compile(rf"custom_nodes[\\/]{pack.NAME}\b|\b{pack.NAME}\b(?![\\/])", re.IGNORECASE)
     trouble = re.compile(r"warn|error|fail|exception|deprecat|cannot import", re.IGNORECASE)
+    # A prompt that asks for a file which is not there: the host lists those that are, ours among them.
+    refused = re.compile(r"- Value not in list: ")
     found = []
     lines = iter(log.splitlines())
     for line in lines:
         if "Traceback (most recent call last)" not in line:
-            if ours.search(line) and trouble.search(line):
+            if ours.search(line) and trouble.search(line) and not refused.search(line):
                 found.append(line)
             continue
         block = [line]

@@ -15,7 +15,9 @@ from ...tools.pictures import row, stack, titled
 from .world import TOWARDS, Bench, one_word_away
 from .world import captions as texts
 
-WAY = {"route": "one-step", "search_steps": 30, "step_size": 0.2, "epsilon": 1.4}  # far, so that it shows
+WAY = {  # far, so that it shows
+    "route": "one-step", "search_steps": 30, "step_size": 0.2, "epsilon": 1.4, "budget": "turn each channel",
+}  # fmt: skip
 
 
 def latent_search(nodes: Any) -> Image.Image:

@@ -33,7 +33,6 @@ from .world import TOWARDS, Bench, Drawn, as_sketched, broken, captions, clean, 
 HERE = Path(__file__).resolve().parent
 SEEDS, ALLOWED = 100, 5  # a prompt counts as drawn right if at most so many of these seeds fail
 BUDGETS: dict[str, dict[str, Any]] = {
-    "as it comes": {},
     "turn": {"budget": "turn"},
     "turn each channel": {"budget": "turn each channel"},
     "move phases": {"budget": "move phases"},
@@ -42,12 +41,13 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "budget": "ball and chi prior (ReNO)", "step_rule": "clipped SGD (ReNO)", "step_size": 0.05,
     },
     "ball and regulariser (DNO)": {"budget": "ball and regulariser (DNO)"},
-    "random": {"method": "random", "search_steps": 40},
+    "random": {"method": "random", "search_steps": 40, "budget": "turn each channel"},
 }  # fmt: skip
 COSTS = (5, 10, 20)  # search steps of the satisfying search
 MISSES = 2  # how many near misses a breaking search is sent to
 HELD_OUT = 24  # of `single`
-FAR = {"epsilon": 1.4, "step_size": 0.2}  # for the routes: as far as an independent noise, so that the route decides
+# for the routes: as far as an independent noise, so that the route decides
+FAR = {"epsilon": 1.4, "step_size": 0.2, "budget": "turn each channel"}
 ROUTES: dict[str, dict[str, Any]] = {
     "exact": {"route": "exact", "search_steps": 20},
     "residual, last 3 steps": {"route": "residual", "route_steps": 3, "search_steps": 30},
@@ -193,8 +193,9 @@ def satisfying(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]
             picked[n].append(sum(fits[int(k)] for k in groups) / len(groups))  # type: ignore[arg-type]
         for steps in COSTS:
             found = bench.search(
-                prompt, 700 + i, bench.sketch(targets[i : i + 1]), direction="break", search_steps=steps, copies=0
-            )
+                prompt, 700 + i, bench.sketch(targets[i : i + 1]), direction="break", search_steps=steps, copies=0,
+                budget="turn each channel",
+            )  # fmt: skip
             by_search[steps].append(as_sketched(found.picture, scene)[0])
             runs[steps].append(found.runs)
     return {
