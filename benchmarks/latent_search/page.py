@@ -99,7 +99,7 @@ def _break(found: dict[str, Any]) -> list[str]:
         "",
         "*Towards near misses*: the same seed draws every prompt with another colour or shape; *Search Noise* goes to",
         f"the {found['near misses']} of these pictures that are nearest to the prompt's own (*Distance* of it,",
-        f"epsilon {chosen['epsilon']:g}, step size {chosen['step_size']:g}, {chosen['schedule']}, "
+        f"{chosen['budget']}, epsilon {chosen['epsilon']:g}, step size {chosen['step_size']:g}, {chosen['schedule']}, "
         f"{chosen['search_steps']} steps), and what came nearest to its",
         "own is kept. Drawing them is in the cost. *Nearest of as many seeds*: the same choice without a search. *Away",
         "from the prompt*: down the first CLIP's margin with the same steps. The last columns: how many of the noises",

@@ -44,6 +44,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "random": {"method": "random", "search_steps": 40, "budget": "turn each channel"},
 }  # fmt: skip
 COSTS = (5, 10, 20)  # search steps of the satisfying search
+OTHER = "turn each channel"  # budget to compare with
 MISSES = 2  # how many near misses a breaking search is sent to
 HELD_OUT = 24  # of `single`
 # for the routes: as far as an independent noise, so that the route decides
@@ -130,21 +131,24 @@ def rejected(noises: Tensor) -> dict[str, Any]:
 def main_break(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
     """Breaking what is drawn right: towards near misses, away from the prompt, and by chance at the same cost."""
     known = reliable(bench, sizes["prompts"], out / "prompts.json")
-    scenes = [single()[one["place"]] for one in known]
-    found: dict[str, Any] = {}
+    every = single()
+    scenes = [every[one["place"]] for one in known]
+    other = {**TOWARDS, "budget": OTHER}
 
     def away(scene: Scene, seed: int) -> Drawn:
         said = one_word_away(scene)
-        return bench.search(said[0], seed, bench.objective(said), direction="break", **{**TOWARDS, "copies": 1})
+        return bench.search(said[0], seed, bench.objective(said), direction="break", **{**other, "copies": 1})
 
-    found["towards near misses"] = judged(
-        bench, scenes, 500, lambda scene, seed: bench.towards(scene, seed, MISSES, **TOWARDS), one_word_away
-    )
+    def way(run: Callable[[Scene, int], Drawn]) -> dict[str, Any]:
+        return judged(bench, scenes, 500, run, one_word_away)
+
+    found = {
+        "towards near misses": way(lambda scene, seed: bench.towards(scene, seed, MISSES, **TOWARDS)),
+        f"the same, {OTHER}": way(lambda scene, seed: bench.towards(scene, seed, MISSES, **other)),
+    }
     runs = round(found["towards near misses"]["sampler runs"])
-    found["nearest of as many seeds"] = judged(
-        bench, scenes, 500, lambda scene, seed: bench.best_of(scene, seed, MISSES, runs), one_word_away
-    )
-    found["away from the prompt, same steps"] = judged(bench, scenes, 500, away, one_word_away)
+    found["nearest of as many seeds"] = way(lambda scene, seed: bench.best_of(scene, seed, MISSES, runs))
+    found[f"away from the prompt, {OTHER}"] = way(away)
     plain = torch.cat([bench.draw(one_word_away(scene)[0], 500 + i, 1) for i, scene in enumerate(scenes)])
     hits = broken(plain, scenes)
     return {

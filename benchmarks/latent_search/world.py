@@ -23,8 +23,7 @@ from ..painter import DemoPainter
 STEPS, CFG = 6, 1.0  # KSampler's; without guidance, where the seed has most to say
 # of a search towards a near miss: as far as any noise, by large steps that settle
 TOWARDS: dict[str, Any] = {
-    "budget": "turn each channel", "epsilon": 2.0, "step_size": 0.3, "schedule": "cosine", "search_steps": 60,
-    "copies": 0,
+    "budget": "move phases", "epsilon": 2.0, "step_size": 0.3, "schedule": "cosine", "search_steps": 60, "copies": 0,
 }  # fmt: skip
 DRAWN = 8  # pictures that are drawn together
 NEAR, ALIKE = 4.0, 2.5  # pixels: how near a sketch's place and radius a drawing has to be
