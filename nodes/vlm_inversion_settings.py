@@ -184,7 +184,7 @@ def inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Share of the steps, at the end, that follow the model alone (published: 0.0625).",
+            tooltip="Share of the steps, at the end, that follow the model alone (0.0625 as published).",
         ),
         io.Combo.Input(
             "views",
