@@ -113,8 +113,8 @@ def _guided(found: dict[str, Any]) -> list[str]:
     """What guidance makes of it; run by hand, with Bench at cfg 2."""
     broken = found["ways"]["towards near misses"]["broken"]
     return [
-        f"With guidance (cfg {found['cfg']:g}, {found['settings']['budget']}) it breaks {percent(broken)} of {broken['n']}",
-        "prompts that are drawn right so often",
+        f"With guidance (cfg {found['cfg']:g}, {found['settings']['budget']}) it breaks",
+        f"{percent(broken)} of {broken['n']} prompts that are drawn right so often",
         "(results.json): what it binds to its prompt holds.",
     ]
 
