@@ -52,7 +52,7 @@ def _routes(found: dict[str, Any]) -> list[str]:
         "",
         "Recommended, and what *auto* takes: the exact route, which alone goes the gradient's way everywhere. The last",
         "three steps cost as much, and at this n their breaking does not differ. One step at the start breaks as many",
-        "for a third of the runs, although it does not go the gradient's way (cosine about 0): large steps, a selector.",
+        "for a third of the runs although it does not go the gradient's way (cosine about 0): large steps, a choice.",
         "Take it where time is short, and expect noises that no longer look like any other.",
     ]
 
