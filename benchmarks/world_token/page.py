@@ -55,8 +55,8 @@ def _states(found: dict[str, Any]) -> list[str]:
         f"## How many vectors it takes ({found['date']})",
         "",
         "No sampler and no judge: vectors are moved until the text encoder's states are those that five words give",
-        "(`states.py`; *off by*: mean square; a state's own is 1). What few vectors cannot say to this encoder, no",
-        "search through the sampler finds.",
+        "(`states.py`; *off by*: mean square; a state's own is 1). One vector cannot say five words to this encoder; a",
+        "search through the sampler would have to find something else that draws the same.",
         "",
         *_table("vectors", rows),
     ]
