@@ -88,4 +88,11 @@ def test_stop_keeps_the_best_and_a_reload_keeps_the_curve(tab: Tab, graph: Graph
     tab.page.locator(".provoke-line").first.wait_for(state="attached", timeout=60_000)
     tab.page.get_by_text("stopped by request, best kept").first.wait_for(timeout=30_000)
     assert tab.charts() == said
-    assert tab.lines() == lines
+    # A long curve is thinned where it is kept: the same ends, not the same points between.
+    assert [ends(line) for line in tab.lines()] == [ends(line) for line in lines]
+
+
+def ends(line: str) -> tuple[str, str]:
+    """First and last point of a path of points, "M40 960L46 374"."""
+    points = line.removeprefix("M").split("L")
+    return points[0], points[-1]
