@@ -2,7 +2,7 @@
 
     python dev.py run benchmarks/sampler_steer/run.py [--quick] [--out FOLDER]
 
-Writes results.json and README.md. The prompt is a scene of one object, drawn at random; the target is the same object in
+Writes results.json and README.md. The prompt is a random scene of one object; the target is the same object in
 another colour. What is moved is the conditioning, within an L-inf ball. Where the search is led: to the text by the
 first CLIP alone; and also to a picture, what the same model draws for the target's own prompt with the same seed. A
 result is *there* when the learning-free checker reads a clean scene with the target, and *believed* when the second
@@ -128,8 +128,8 @@ def page(results: dict[str, Any]) -> str:
         f"`python dev.py run benchmarks/sampler_steer/run.py`, {results['date']}; {found['seconds']} CPU seconds.",
         "",
         f"Model: *Load Demo Models*, {results['model']}, {STEPS} steps, cfg {CFG:g}. {found['prompts']} prompts",
-        f"of one object (drawn at random: some twice), each led by *Steer Sampling* ({choices}) to the same object in another",
-        "colour. Percent with Wilson 95 % intervals. *There*: the checker reads a clean scene with the target.",
+        f"of one object (drawn at random: some twice), each led by *Steer Sampling* ({choices})",
+        "to the same object in another colour. Percent with Wilson 95 % intervals. *There*: the checker reads a clean scene with the target.",
         "*Believed*: the second CLIP, which nothing followed, finds the target's caption the likeliest of 24.",
         "",
         "*The model's own picture of the text* is what it draws with the same seed when the prompt says it: a distance",
