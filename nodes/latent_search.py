@@ -36,8 +36,8 @@ ALIASES = [
     "initial noise", "latent",
 ]  # fmt: skip
 WORDS = (
-    "Finds an initial noise (not a prompt, not a weight) whose picture breaks an objective or satisfies it, and that "
-    "still looks like any other noise."
+    "Finds an initial noise (not a prompt, not a weight) whose picture breaks an objective or satisfies it, and tests "
+    "whether it still looks like any other noise."
 )
 
 

@@ -162,7 +162,7 @@ def search_inputs(*, steps: int = 20) -> list[io.Input]:
             advanced=True,
             tooltip="How the gradient goes back through the sampler. exact: through every step. last steps: through "
             "the last ones only. residual: the same, and the start straight through. one-step: of a predicted "
-            "picture; cheap and rough. auto: exact, until measurements say otherwise.",
+            "picture; cheap and rough. auto: exact.",
         ),
         io.Int.Input(
             "route_steps",

@@ -35,18 +35,25 @@ def open_pack(threads: int = 1) -> ModuleType:
     return nodes
 
 
+def defaults(node: Any) -> dict[str, Any]:
+    """What the page puts into a node's widgets: each one's default, the first option of a combo that has none."""
+    found = {}
+    for widget in node.define_schema().inputs:
+        if hasattr(widget, "default"):
+            first = widget.options[0] if getattr(widget, "options", None) else None
+            found[widget.id] = first if widget.default is None else widget.default
+    return found
+
+
 def execute(node: Any, **inputs: Any) -> Any:
-    """What a node gives for these inputs, its widgets' defaults (of a combo the first option) otherwise.
+    """What a node gives for these inputs, its widgets' defaults otherwise.
 
     In inference mode, as the executor calls it.
     """
     import torch
 
-    widgets = node.define_schema().inputs
-    defaults = {widget.id: widget.default for widget in widgets if hasattr(widget, "default")}
-    first = {widget.id: widget.options[0] for widget in widgets if hasattr(widget, "options")}
     with torch.inference_mode():
-        return node.execute(**{**defaults, **first, **inputs}).args
+        return node.execute(**{**defaults(node), **inputs}).args
 
 
 def upscale_model(name: str) -> Any:

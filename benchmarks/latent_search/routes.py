@@ -91,7 +91,7 @@ def _rng() -> torch.Generator:
 
 
 def _way(sampling: Any, problem: Any) -> list[Tensor]:
-    """Points of a search that breaks, by the exact gradient, with the node's default budget and steps."""
+    """Points of a search that breaks, by the exact gradient, each channel turned."""
     from ...core.gaussian import ChannelsRotated
     from ...core.search import search
     from ...core.steps import Momentum

@@ -47,6 +47,7 @@ COSTS = (5, 10, 20)  # search steps of the satisfying search
 OTHER = "turn each channel"  # budget to compare with
 MISSES = 2  # how many near misses a breaking search is sent to
 HELD_OUT = 24  # of `single`
+GUIDED = 2.0  # cfg of the part that says what guidance makes of breaking
 # for the routes: as far as an independent noise, so that the route decides
 FAR = {"epsilon": 1.4, "step_size": 0.2, "budget": "turn each channel"}
 ROUTES: dict[str, dict[str, Any]] = {
@@ -68,11 +69,10 @@ def single() -> list[Scene]:
     return list({one_word_away(scene)[0]: scene for scene in scenes}.values())
 
 
-def reliable(bench: Bench, wanted: int, file: Path) -> list[dict[str, Any]]:
-    """The first `wanted` prompts that the plain sampler draws right for 95 of 100 seeds at least: place in `single`,
+def reliable(bench: Bench, wanted: int, file: Path, scenes: list[Scene]) -> list[dict[str, Any]]:
+    """The first `wanted` prompts that the plain sampler draws right for 95 of 100 seeds at least: place in `scenes`,
     caption, failures. Kept in `file`, so that they are found once."""
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"looked": 0, "found": []}
-    scenes = single()
     while len(known["found"]) < wanted and known["looked"] < len(scenes):
         place = known["looked"]
         prompt, failures, drawn = one_word_away(scenes[place])[0], 0, 0
@@ -130,8 +130,8 @@ def rejected(noises: Tensor) -> dict[str, Any]:
 
 def main_break(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
     """Breaking what is drawn right: towards near misses, away from the prompt, and by chance at the same cost."""
-    known = reliable(bench, sizes["prompts"], out / "prompts.json")
     every = single()
+    known = reliable(bench, sizes["prompts"], out / "prompts.json", every)
     scenes = [every[one["place"]] for one in known]
     other = {**TOWARDS, "budget": OTHER}
 
@@ -159,6 +159,23 @@ def main_break(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]
         "near misses": MISSES,
         "ways": found,
         "no search": {"broken": rate(sum(hits), len(hits)), "clean": rate(sum(clean(plain)), len(hits))},
+    }
+
+
+def guided(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
+    """The same with guidance, which draws more of the held-out prompts right, and binds them."""
+    bench, other = Bench(bench.nodes, GUIDED), {**TOWARDS, "budget": OTHER}
+    every = single()[:HELD_OUT]
+    known = reliable(bench, sizes["prompts"], out / "prompts-guided.json", every)
+    scenes = [every[one["place"]] for one in known]
+    row = judged(bench, scenes, 500, lambda scene, seed: bench.towards(scene, seed, MISSES, **other), one_word_away)
+    return {
+        "prompts": [one["prompt"] for one in known],
+        "failures of 100 seeds": [one["failures"] for one in known],
+        "cfg": GUIDED,
+        "settings": other,
+        "near misses": MISSES,
+        "ways": {"towards near misses": row},
     }
 
 
@@ -224,6 +241,7 @@ PARTS: dict[str, Callable[[Bench, dict[str, int], Path], dict[str, Any]]] = {
     "routes": routes,
     "budgets": budgets,
     "break": main_break,
+    "break, guided": guided,
     "satisfy": satisfying,
 }
 FULL = {"prompts": 16, "few": 12, "points": 6, "sketches": 40, "pool": 128}
@@ -243,7 +261,8 @@ def main() -> None:
     file = options.out / "results.json"
     for part in options.only:
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        known[part] = {"date": str(datetime.date.today()), **PARTS[part](bench, sizes, options.out)}
+        made = {"date": str(datetime.date.today()), "torch": torch.__version__, "sizes": sizes}
+        known[part] = {**made, **PARTS[part](bench, sizes, options.out)}
         file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         print(part, known[part], flush=True)
     from .page import page, plot

@@ -41,8 +41,8 @@ class Drawn:
 class Bench(DemoPainter):
     """The 20-step model in few steps; and what the search is asked for."""
 
-    def __init__(self, nodes: Any) -> None:
-        super().__init__(nodes, "20 steps", STEPS, CFG)
+    def __init__(self, nodes: Any, cfg: float = CFG) -> None:
+        super().__init__(nodes, "20 steps", STEPS, cfg)
 
     def by_noise(self, prompt: str, noise: Any) -> Tensor:
         """SamplerCustomAdvanced and VAE Decode for a NOISE: 1 3 64 64."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from provoke.core.errors import ProvokeError
-from provoke.tools.inprocess import execute
+from provoke.tools.inprocess import defaults, execute
 
 from .sampler_graph import SEED, SamplerGraph, outputs
 
@@ -46,7 +46,7 @@ def test_the_noise_gives_the_result_again(nodes, graph, objective, node: str, fa
     assert out.noise_latent["samples"].device.type == "cpu"
     if node.endswith("Custom"):
         assert out.denoised_output["samples"].shape == out.output["samples"].shape
-    for word in ("break", "turn each channel", "Gaussian?", "spectrum", "evaluations of the model"):
+    for word in ("break", "move phases", "Gaussian?", "spectrum", "evaluations of the model"):
         assert word in out.report
 
 
@@ -168,10 +168,8 @@ def test_without_a_judge_it_starts_beside_the_usual_noise_and_sees_the_picture_i
     from provoke.nodes.latent_search_settings import LatentSettings
     from provoke.nodes.sampler_sockets import SearchSettings
 
-    widgets = nodes.LatentSearch.define_schema().inputs
-    chosen = {w.id: w.options[0] if hasattr(w, "options") else getattr(w, "default", None) for w in widgets}
     wanted = objective if judged else nodes.DistanceObjective.execute("mean absolute (L1)").args[0]
-    search, rest = SearchSettings.taken(chosen)
+    search, rest = SearchSettings.taken(defaults(nodes.LatentSearch))
     settings = LatentSettings.taken({**rest, "objective": wanted, "copies": copies})
     noise = torch.randn(1, 4, 8, 8)
     sampling = SimpleNamespace(noise=noise, seed=SEED, noise_of=lambda seed: noise)
@@ -265,9 +263,8 @@ def test_the_gradient_by_finite_differences(nodes, graph, family: str) -> None:
     from provoke.nodes.latent_search_settings import LatentSettings
     from provoke.nodes.sampler_sockets import SearchSettings
 
-    chosen = {widget.id: getattr(widget, "default", None) for widget in nodes.LatentSearch.define_schema().inputs}
-    first = {w.id: w.options[0] for w in nodes.LatentSearch.define_schema().inputs if hasattr(w, "options")}
-    one, rest = sampler_sockets.graph_of({**chosen, **first, **graph(family).inputs("KSampler")})
+    inputs = {**defaults(nodes.LatentSearch), **graph(family).inputs("KSampler")}
+    one, rest = sampler_sockets.graph_of(inputs)
     search, rest = SearchSettings.taken(rest)
     settings = LatentSettings.taken(rest)
     errors: list[float] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ CASES = 3
 
 
 def test_a_search_goes_away_from_the_seeds_own_picture(nodes: ModuleType) -> None:
-    """By the objective's own scores of the host's pictures, on the mean of three prompts: below the seed's own.
+    """By the objective's own scores of the host's pictures, on the mean of three prompts: below the seed's own, with the
+    node's defaults. (Ten steps instead of its twenty, at epsilon 1 and 0.2 a step, were too few for *move phases*: 7.8.)
 
     That it also goes further than the best of 20 random noises in the same budget is not shown: on these three prompts
-    it did on two, and on the third a random noise broke the prompt outright (means 4.9 and 1.5). Issue 7's benchmark,
-    at its full size, is to tell.
+    it did on two, and on the third a random noise broke the prompt outright (means 4.9 and 1.5). How often a search
+    breaks what is drawn right is counted by the benchmark.
     """
     import provoke.benchmarks.latent_search.run as bench
     from provoke.demo.captions import canonical
@@ -27,13 +29,10 @@ def test_a_search_goes_away_from_the_seeds_own_picture(nodes: ModuleType) -> Non
     margins: dict[str, list[float]] = {"usual": [], "gradient": []}
     for i, scene in enumerate(scenes):
         objective = world.objective(bench.captions(scene))
-        ways = {
-            "usual": {"search_steps": 0},
-            "gradient": {"route": "exact", "search_steps": 10, "step_size": 0.2},
-        }
+        ways: dict[str, dict[str, Any]] = {"usual": {"search_steps": 0}, "gradient": {}}
         for name, way in ways.items():
             outputs = execute(
-                nodes.LatentSearch, **world.sockets(canonical(scene), 30 + i), objective=objective, epsilon=1.0,
+                nodes.LatentSearch, **world.sockets(canonical(scene), 30 + i), objective=objective,
                 direction="break", **way,
             )  # fmt: skip
             margins[name].append(outputs[4][0])
