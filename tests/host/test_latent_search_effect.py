@@ -13,8 +13,8 @@ CASES = 3
 
 
 def test_a_search_goes_away_from_the_seeds_own_picture(nodes: ModuleType) -> None:
-    """By the objective's own scores of the host's pictures, on the mean of three prompts: below the seed's own, with the
-    node's defaults. (Ten steps instead of its twenty, at epsilon 1 and 0.2 a step, were too few for *move phases*: 7.8.)
+    """By the objective's own scores of the host's pictures, on the mean of three prompts: below the seed's own, with
+    the node's defaults. (Ten steps instead of its twenty, at epsilon 1 and 0.2 a step, were too few: 7.8 against 7.5.)
 
     That it also goes further than the best of 20 random noises in the same budget is not shown: on these three prompts
     it did on two, and on the third a random noise broke the prompt outright (means 4.9 and 1.5). How often a search
