@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..demo.checker import wilson
@@ -11,6 +12,19 @@ def rate(right: int, of: int) -> dict[str, Any]:
     """`right` of `of`: the rate, the interval's ends, and n."""
     low, high = wilson(right, of)
     return {"rate": round(right / of, 5), "low": round(low, 5), "high": round(high, 5), "n": of}
+
+
+def shared(shares: Sequence[float], **more: Any) -> dict[str, Any]:
+    """The mean of the units' shares, each in [0,1], with the Wilson interval of as many trials as there are units: what
+    belongs to one unit (the seeds of a prompt) is not independent."""
+    mean, units = sum(shares) / len(shares), len(shares)
+    low, high = wilson(mean * units, units)
+    return {"rate": round(mean, 5), "low": round(low, 5), "high": round(high, 5), "n": units, **more}
+
+
+def clustered(rows: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """`shared`, of the trials of each unit."""
+    return shared([sum(row) / len(row) for row in rows], trials=sum(map(len, rows)))
 
 
 def percent(rate: dict[str, Any]) -> str:

@@ -44,12 +44,13 @@ def test_a_search_towards_a_near_miss_breaks_what_is_drawn_right(nodes: ModuleTy
     """One prompt of the benchmark that the plain sampler draws right for all of 100 seeds: a clean picture of something
     else, from the host's own sampler and the exported noise, and the seed's own picture is right."""
     import provoke.benchmarks.latent_search.run as bench
-    from provoke.benchmarks.latent_search.world import broken, one_word_away
+    from provoke.benchmarks.latent_search.world import broken
+    from provoke.benchmarks.prompts import one_object, with_ground
     from provoke.demo.checker import read, relation_right
 
     world = bench.Bench(nodes)
-    scene = next(one for one in bench.single() if one_word_away(one)[0] == "a red circle on a white background")
-    assert bool(relation_right(read(world.draw(one_word_away(scene)[0], 510, 1)), [scene]).all())
+    scene = next(one for one in one_object() if with_ground(one) == "a red circle on a white background")
+    assert bool(relation_right(read(world.draw(with_ground(scene), 510, 1)), [scene]).all())
     found = world.towards(scene, 510, 1, **bench.TOWARDS)
     assert broken(found.picture, [scene]) == [True]
 
