@@ -26,7 +26,7 @@ from ...demo.checker import read, relation_right
 from ...demo.world import Scene, batch, render, sample
 from ...tools.inprocess import open_pack
 from ..prompts import HELD_OUT, one_object, with_ground
-from ..rates import clustered, rate, shared
+from ..rates import rate, resampled, shared
 from ..record import facts
 from .routes import cosines
 from .world import (
@@ -270,7 +270,8 @@ class _Satisfied:
     def rows(self) -> dict[str, Any]:
         return {
             "sketches": len(self._rows),
-            "base rate per seed": clustered(self._rows),
+            "base rate per seed": resampled([sum(row) / len(row) for row in self._rows], seeds=len(self._rows[0])),
+            "seeds that fit": [sum(row) for row in self._rows],
             "wishes that no seed met": sum(not any(row) for row in self._rows),
             "best of n": {str(n): shared(shares) for n, shares in self._picked.items()},
             "search": {
