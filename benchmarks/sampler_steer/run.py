@@ -48,8 +48,8 @@ CHOICES: dict[str, Any] = {
 }
 # before, with prompts that named no ground and came twice: also a figure of this search
 EARLIER = (
-    "On 24 prompts that named no ground (some came twice), measured before with the same settings: by the text 29 (15 to "
-    "49), led to a picture 71 (51 to 85)."
+    "On 24 prompts that named no ground (some came twice), measured before with the same settings: by the text 29 (15 "
+    "to 49), led to a picture 71 (51 to 85)."
 )
 BAR = 0.8  # of issue 7: share of the targets reached
 NEARNESS = -20.0  # weight of the distance from that picture, beside the likeness to the text: it decides
