@@ -20,7 +20,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakValueDictionary
 
 import torch
@@ -116,7 +116,7 @@ def _known(prompt: dict[str, Any]) -> dict[str, Known]:
     return {name: Known(kinds[name], keys.get(name, "")) for name in nodes}  # a circle, or a wire from nowhere: no key
 
 
-def _is_ours(value: object) -> bool:
+def _is_ours(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and str(value.get("format", "")).startswith("provoke recipe")
 
 
