@@ -21,22 +21,26 @@ def eight_bit(picture: Tensor) -> np.ndarray:
     return np.clip(np.nan_to_num(levels), 0, 255).astype(np.uint8)
 
 
-def contact_sheet(pictures: Sequence[Tensor], captions: Sequence[Sequence[str]]) -> Image.Image:
-    """At most MOST pictures (H W C in [0, 1], of any sizes), about as many in a row as there are rows.
+def contact_sheet(
+    pictures: Sequence[Tensor], captions: Sequence[Sequence[str]], *, columns: int = 0, lines: int = LINES
+) -> Image.Image:
+    """At most MOST pictures (H W C in [0, 1], of any sizes).
 
-    captions: lines under each; what does not fit is cut off with an ellipsis.
+    Args:
+        captions: lines under each, `lines` at most; what does not fit is cut off with an ellipsis.
+        columns: pictures in a row; 0 makes about as many as there are rows.
     """
     font = ImageFont.load_default(11)
-    columns = math.ceil(math.sqrt(len(pictures)))
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
-    high = CELL + LINES * LINE + GAP
+    high = CELL + lines * LINE + GAP
     sheet = Image.new("RGB", (columns * (CELL + GAP) + GAP, rows * high + GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    for i, (picture, lines) in enumerate(zip(pictures, captions, strict=True)):
+    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         left, top = GAP + i % columns * (CELL + GAP), GAP + i // columns * high
         small = _fitted(Image.fromarray(eight_bit(picture)))
         sheet.paste(small, (left + (CELL - small.width) // 2, top + (CELL - small.height) // 2))
-        for k, line in enumerate(lines[:LINES]):
+        for k, line in enumerate(caption[:lines]):
             pen.text((left, top + CELL + MARGIN + k * LINE), _cut(line, pen, font), fill="#222222", font=font)
     return sheet
 

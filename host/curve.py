@@ -23,13 +23,18 @@ Point = list[float | None]  # step, largest distance as a share of the budget, a
 
 @dataclass(frozen=True)
 class Reading:
-    """What a step says. score: B. distance: B, in the budget's unit, of at most `limit`. cost: in model runs so far."""
+    """What a step says.
+
+    score: B, the weighted sum of the `terms` (B each). distance: B, in the budget's unit, of at most `limit`. cost: in
+    model runs so far.
+    """
 
     score: Tensor
     distance: Tensor | None = None
     limit: float = 0.0
     cost: float | None = None
     stopped: str = ""
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, step: object) -> Reading | None:
@@ -38,7 +43,7 @@ class Reading:
         said: Any = step if isinstance(step, Mapping) else getattr(step, "step", None)
         if not isinstance(said, Mapping) or not isinstance(said.get("score"), Tensor):
             return None
-        rest = {name: said[name] for name in ("distance", "limit", "cost", "stopped") if name in said}
+        rest = {name: said[name] for name in ("distance", "limit", "cost", "stopped", "terms") if name in said}
         return cls(said["score"], **rest)
 
     def row(self) -> tuple[list[float], float | None]:
@@ -59,6 +64,8 @@ class Curve:
     cost: float | None = None
     images: int = 0
     best: tuple[int, int, float] | None = None  # image, step, score
+    parts: dict[str, float] = field(default_factory=dict)  # what the best score is made of
+    used: float | None = None  # share of the budget at the best's step: the largest of any image
     over: bool = False
     said: str = ""  # why it is over
     points: list[Point] = field(default_factory=list)
@@ -71,7 +78,10 @@ class Curve:
         self.said = reading.stopped
         for image, score in enumerate(scores):
             if math.isfinite(score) and (self.best is None or score > self.best[2]):
-                self.best = (image, self.step, score)
+                self.best, self.used = (image, self.step, score), distance
+                self.parts = {
+                    name: float(term.flatten()[image]) for name, term in reading.terms.items() if term.numel() > image
+                }
         if self.step % self._every == 0 or reading.stopped:
             self.points.append([self.step, _short(distance), *map(_short, scores[:LINES])])
         if len(self.points) > POINTS:
@@ -92,6 +102,23 @@ class Curve:
             "said": self.said,
             "points": [point for point in self.points if point[0] is not None and point[0] > since],
         }
+
+    def facts(self) -> dict[str, Any]:
+        """What was found, and what it took; for who wants to make it again. Without what is not known."""
+        image, step, score = self.best if self.best is not None else (None, None, None)
+        told = {
+            "score": _short(score),
+            "parts": {name: _short(value) for name, value in self.parts.items()} or None,
+            "image": None if image is None else image + 1,
+            "images": self.images,
+            "step": step,
+            "steps": self.step,
+            "budget_used": _short(self.used),
+            "model_runs": _short(self.cost),
+            "seconds": round(self.seconds, 1),
+            "ended": self.said,
+        }
+        return {name: value for name, value in told.items() if value is not None}
 
 
 def _short(value: float | None) -> float | None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from comfy_execution.utils import get_executing_context
 
+from . import recipe
 from .curve import Curve, Reading
 
 EVENT = "provoke.curve"
@@ -121,6 +122,8 @@ def running() -> Iterator[Run]:
     finally:
         del _running[node]
         run.end(said)
+        if run.curve.step >= 0:
+            recipe.searched(run.curve.facts())
         _ended[:] = [run]
 
 

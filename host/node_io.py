@@ -1,7 +1,8 @@
-"""The host's `io` with one addition: what a node gives out brings along the curve of its search.
+"""The host's `io` with two additions, here so that no node has to know of them.
 
-It lies in the node's `ui` output then, as the pictures of a preview do: in the history, and with a job that is opened
-from there. Here, so that no node has to know.
+What a node gives out brings along the curve of its search: it lies in the node's `ui` output then, as the pictures of a
+preview do, in the history, and with a job that is opened from there. And what a `SearchNode` has found can be made
+again: the metadata of the pictures that are saved of it says how (recipe.py).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io as _io
 
-from . import live
+from . import live, recipe
 
 
 class NodeOutput(_io.NodeOutput):  # type: ignore[misc]
@@ -18,6 +19,18 @@ class NodeOutput(_io.NodeOutput):  # type: ignore[misc]
 
     def __init__(self, *args: Any, ui: Any = None, **rest: Any) -> None:
         super().__init__(*args, ui=live.taken() if ui is None else ui, **rest)
+
+
+class SearchNode(_io.ComfyNode):  # type: ignore[misc]
+    """A ComfyNode that searches: its `execute` leaves a record of what it was given and of what it found."""
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        own = vars(cls).get("execute")
+        if own is not None and not hasattr(
+            own.__func__, "__wrapped__"
+        ):  # the host's clones of a class have it from that class
+            cls.execute = classmethod(recipe.recorded(own.__func__))
 
 
 def __getattr__(name: str) -> Any:

@@ -14,13 +14,13 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.cli_args import args
-from comfyui_version import __version__ as host_version
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..core.errors import ProvokeError
 from .output_files import below_output, discard, reserved
+from .versions import versions
 
 FORMAT = "provoke failure report 1"
 
@@ -53,7 +53,7 @@ def save(
         facts = {
             "format": FORMAT,
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "versions": {"comfyui": host_version, "torch": torch.__version__},
+            "versions": versions(),
             "files": files,
         }
         text = json.dumps(plain({**make(facts), "graph": told}), indent=1, allow_nan=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..host.api import ComfyExtension, io
 from ..host.folders import register_model_folders
-from ..host.live import register_curves_route
+from ..host.live import page_server, register_curves_route
+from ..host.recipe import register_recipes
 from ..host.stop import register_stop_route
 from .adversarial_token import AdversarialToken
 from .best_of_seeds import BestOfSeeds
@@ -39,6 +40,7 @@ class Provoke(ComfyExtension):
         register_model_folders()
         register_stop_route()
         register_curves_route()
+        register_recipes(page_server())
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

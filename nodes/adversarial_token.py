@@ -29,7 +29,7 @@ from .sampler_sockets import SearchSettings
 from .token_search import TokenSearch
 
 
-class AdversarialToken(io.ComfyNode):
+class AdversarialToken(io.SearchNode):
     """KSampler's words, with the prompts as text."""
 
     @classmethod

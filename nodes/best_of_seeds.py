@@ -23,7 +23,7 @@ from .objective import ObjectiveSocket, Parts, scored_one_by_one
 BEST = {"highest": 1.0, "lowest": -1.0}
 
 
-class BestOfSeeds(io.ComfyNode):
+class BestOfSeeds(io.SearchNode):
     """The form of KSampler."""
 
     @classmethod

@@ -14,7 +14,7 @@ from . import image_attack, image_attack_sockets, smoothing, steering
 from .attack_settings import AttackSettings
 
 
-class ClipTargetedAttack(io.ComfyNode):
+class ClipTargetedAttack(io.SearchNode):
     """The CLIP-targeted attack on an image model."""
 
     @classmethod

@@ -13,7 +13,7 @@ from ..host.api import io, schema
 from . import sampler_attack, smoothing, steering
 
 
-class _Node(io.ComfyNode):
+class _Node(io.SearchNode):
     """The CLIP-targeted attack on a sampler. (Siblings, no heirs: the host keeps a schema on its class.)"""
 
     form: ClassVar[str]

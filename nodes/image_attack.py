@@ -28,6 +28,7 @@ from ..host.judges import Held
 from ..host.progress import drive
 from ..host.stop import stoppable
 from .attack_settings import LEVELS, AttackSettings
+from .comparison import Comparison, untouched
 from .image_attack_report import describe
 from .measured import Measured, Verdict
 from .objective import Make, Situation
@@ -79,11 +80,15 @@ def run(
         )
         if smoothing is not None and settings.climbs:
             notes += smoothing.words
-        report = describe(settings, model.name, [*notes, *model.notes], attack.budget, step, found, measured)
+        compared = Comparison(
+            repeated(image, settings.count), attacked, measured.default, measured.results, settings.count
+        )
+        notes = [*notes, *model.notes]
+        report = describe(settings, model.name, notes, attack.budget, step, found, measured, compared.factor)
     # the host's loss graph divides by the range of what it gets
     loss = {"loss": losses} if len(set(losses)) > 1 else ExecutionBlocker(None)
-    difference = _amplified(attacked - repeated(image, settings.count))
-    return io.NodeOutput(measured.results, unperturbed, attacked, difference, loss, report)
+    results, difference = measured.results, compared.difference
+    return io.NodeOutput(results, unperturbed, attacked, difference, loss, report, compared.sheet())
 
 
 @dataclass(frozen=True)
@@ -221,11 +226,7 @@ def _untouched(s: AttackSettings, unperturbed: Tensor, model: ImageModel, still:
     """Zero effect is zero: the host's own output, bit for bit."""
     why = still or ("epsilon is 0" if s.epsilon == 0 else "steps is 0")
     report = f"model      {model.name}\nsearch     none: {why}, so these are the model's own results"
-    image = repeated(s.image, s.count)
-    grey = torch.full_like(image, 0.5)
-    return io.NodeOutput(repeated(unperturbed, s.count), unperturbed, image, grey, ExecutionBlocker(None), report)
-
-
-def _amplified(change: Tensor) -> Tensor:
-    """A change of a picture around mid grey, scaled so that its largest entry just reaches black or white."""
-    return 0.5 + change * (0.5 / change.abs().amax().clamp_min(1e-6))
+    image, usual = repeated(s.image, s.count), repeated(unperturbed, s.count)
+    compared = untouched(image, usual, s.count)
+    blocked = ExecutionBlocker(None)
+    return io.NodeOutput(usual, unperturbed, image, compared.difference, blocked, report, compared.sheet())

@@ -96,7 +96,15 @@ def outputs() -> list[io.Output]:
         io.Image.Output(
             "attacked", tooltip="The changed inputs, on the 8-bit grid: saved as PNG they give exactly these results."
         ),
-        io.Image.Output("difference", tooltip="The change of the input around mid grey, amplified until it shows."),
+        io.Image.Output(
+            "difference",
+            tooltip="The change of the input around mid grey, amplified until it shows (the report says how much).",
+        ),
         io.Custom("LOSS_MAP").Output("loss", tooltip="For Plot Loss Graph: minus the objective at every step."),
         io.String.Output("report", tooltip="What was changed, by how much, what it did and what it cost, measured."),
+        io.Image.Output(
+            "comparison",
+            tooltip="All in one picture, a row for each result (24 at most): the input before and after, their "
+            "difference amplified so many times, the result before and after.",
+        ),
     ]

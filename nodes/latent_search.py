@@ -41,7 +41,7 @@ WORDS = (
 )
 
 
-class LatentSearch(io.ComfyNode):
+class LatentSearch(io.SearchNode):
     """The form of KSampler."""
 
     @classmethod
@@ -66,7 +66,7 @@ class LatentSearch(io.ComfyNode):
         return io.NodeOutput(found.noise, found.rendered.output, found.as_latent, *found.last)
 
 
-class LatentSearchCustom(io.ComfyNode):
+class LatentSearchCustom(io.SearchNode):
     """The form of SamplerCustomAdvanced."""
 
     @classmethod

@@ -7,6 +7,7 @@ vector are tried as words (SAGE, arXiv 2306.00974); or evolution; or at random.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from .prompted import Prompted
 from .sampler_sockets import SearchSettings
 
 
-class PromptSearch(io.ComfyNode):
+class PromptSearch(io.SearchNode):
     """KSampler's words, with the prompt as a template."""
 
     @classmethod
@@ -226,6 +227,12 @@ class Progress:
     best: Found | None = None
     losses: list[float] = field(default_factory=list)
     stopped: str = ""
+
+    @property
+    def step(self) -> dict[str, Any]:
+        """For the curve on the node: the best score so far, once there is a prompt in words."""
+        score = math.nan if self.best is None else self.best.total
+        return {"score": torch.tensor([score]), "cost": self.cost, "stopped": self.stopped}
 
     def take(self, seen: Seen, pool: Pool) -> None:
         """One look more."""

@@ -19,7 +19,7 @@ from .objective import ObjectiveSocket, Parts, Situation
 DIRECTIONS = {"towards": 1.0, "away": -1.0}
 
 
-class UntargetedAttack(io.ComfyNode):
+class UntargetedAttack(io.SearchNode):
     """The untargeted attack on an image model."""
 
     @classmethod

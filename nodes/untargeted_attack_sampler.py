@@ -22,7 +22,7 @@ from .steering import similarity_to
 from .untargeted_attack import DIRECTIONS
 
 
-class _Node(io.ComfyNode):
+class _Node(io.SearchNode):
     """The untargeted attack on a sampler. (Siblings, no heirs: the host keeps a schema on its class.)"""
 
     form: ClassVar[str]

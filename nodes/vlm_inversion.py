@@ -41,7 +41,7 @@ WORDS = (
 SCHEDULE: dict[str, Any] = {"steps": 20, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
 
 
-class VlmInversionSampler(io.ComfyNode):
+class VlmInversionSampler(io.SearchNode):
     """With KSampler's sockets."""
 
     @classmethod
@@ -116,7 +116,7 @@ class VlmInversionSampler(io.ComfyNode):
         return io.NodeOutput(output, loss, report)
 
 
-class VlmInversion(io.ComfyNode):
+class VlmInversion(io.SearchNode):
     """The same as a SAMPLER."""
 
     @classmethod

@@ -1,21 +1,21 @@
 """What comfy-cli says of the pack: `comfy node validate`, and `comfy workflow validate` for every template.
 
-python dev.py run tools/registry.py -- --comfy PATH [--object-info FILE]
+python dev.py run tools/registry.py [-- --object-info FILE]
 
-PATH is the program `comfy` of an environment that has comfy-cli (it is none of ours: it would bring its own versions of
-things). A template for real weights may lack its files, and nothing else.
+The tests ask the same (tests/dev/test_comfy_cli.py, tests/server/test_validator.py). A template for real weights may
+lack its files, and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import templates
+from . import comfy_cli, templates
 from .console import say
 from .pack import ROOT
 from .workflow import to_prompt
@@ -24,32 +24,20 @@ from .workflows.make import definitions
 ABSENT = {"no_options_available", "unknown_enum_value"}  # a file that is not in its folder
 
 
-def node(comfy: str) -> list[str]:
+def node() -> list[str]:
     """Complaints about the pack itself."""
-    done = subprocess.run(
-        [comfy, "--skip-prompt", "node", "validate"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    clean = done.returncode == 0 and "passed" in done.stdout and "Warning" not in done.stdout
-    return [] if clean else [done.stdout + done.stderr]
+    done = comfy_cli.ask("node", "validate", cwd=ROOT)
+    said = done.stdout + done.stderr  # to which of the two it speaks depends on who listens
+    clean = done.returncode == 0 and "passed" in said and "Warning" not in said
+    return [] if clean else [said]
 
 
-def workflow(comfy: str, template: templates.Template, known: dict[str, Any], folder: Path) -> list[str]:
-    """Complaints about a template, less the files that it says it needs."""
-    prompt, info = folder / "prompt.json", folder / "object_info.json"
-    prompt.write_text(json.dumps(to_prompt(template.graph, known)), encoding="utf-8")
+def workflow(prompt: dict[str, Any], needs: Sequence[str], known: dict[str, Any], folder: Path) -> list[str]:
+    """Complaints about a workflow as it is queued, less the files that it says it needs. known: all nodes."""
+    queued, info = folder / "prompt.json", folder / "object_info.json"
+    queued.write_text(json.dumps(prompt), encoding="utf-8")
     info.write_text(json.dumps(known), encoding="utf-8")
-    command = [
-        comfy,
-        "--skip-prompt",
-        "--json",
-        "workflow",
-        "validate",
-        "--workflow",
-        str(prompt),
-        "--input",
-        str(info),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = comfy_cli.ask("--json", "workflow", "validate", "--workflow", str(queued), "--input", str(info))
     try:
         answer = json.loads(done.stdout)
     except ValueError:
@@ -57,21 +45,22 @@ def workflow(comfy: str, template: templates.Template, known: dict[str, Any], fo
     found = ((answer.get("error") or {}).get("details") or {}).get("errors", [])
     if done.returncode and not found:
         return [done.stdout]
-    allowed = ABSENT if template.needs else set()
+    allowed = ABSENT if needs else set()
     return [f"{one['node_id']} {one.get('field')}: {one['message']}" for one in found if one["code"] not in allowed]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--comfy", required=True, help="the program `comfy`")
     parser.add_argument("--object-info", type=Path, help="a saved answer of /object_info, instead of a server's")
     options = parser.parse_args()
     given = options.object_info
     known = json.loads(given.read_text(encoding="utf-8")) if given else definitions()
-    complaints = {"the pack": node(options.comfy)}
+    comfy_cli.ensure()
+    complaints = {"the pack": node()}
     with tempfile.TemporaryDirectory() as folder:
         for template in templates.load():
-            complaints[template.name] = workflow(options.comfy, template, known, Path(folder))
+            prompt = to_prompt(template.graph, known)
+            complaints[template.name] = workflow(prompt, template.needs, known, Path(folder))
             say(f"   {template.name}: {'; '.join(complaints[template.name]) or 'valid'}")
     wrong = [name for name, found in complaints.items() if found]
     for text in complaints["the pack"]:

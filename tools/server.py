@@ -312,17 +312,20 @@ class Client:
         timeout: float = 900,
         on_event: Callable[[Event], None] = lambda event: None,
         workflow: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> Result:
         """Queue a prompt and follow it to its end. `on_event` is called from here, and may call `interrupt`.
+
+        What is saved on the way carries `metadata`; `workflow` is short for that of the page.
 
         Raises Rejected when the server refuses it, TimeoutError when it does not end in time (it is interrupted then),
         ServerLost when the server ends meanwhile.
         """
         with self._reached():
-            return self._follow(prompt, timeout, on_event, workflow)
+            return self._follow(prompt, timeout, on_event, metadata if workflow is None else {"workflow": workflow})
 
     def _follow(
-        self, prompt: Prompt, timeout: float, on_event: Callable[[Event], None], workflow: dict[str, Any] | None
+        self, prompt: Prompt, timeout: float, on_event: Callable[[Event], None], metadata: dict[str, Any] | None
     ) -> Result:
         address = self.url.replace("http", "ws", 1) + f"/ws?clientId={self.id}"
         place = urllib.parse.urlsplit(self.url)
@@ -334,8 +337,8 @@ class Client:
             features = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
             socket_.send(json.dumps(features))
             body: dict[str, Any] = {"prompt": prompt, "client_id": self.id}
-            if workflow is not None:
-                body["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
+            if metadata is not None:
+                body["extra_data"] = {"extra_pnginfo": metadata}
             start = time.monotonic()
             prompt_id = self._queue(body)
             result = Result(prompt_id, "", {}, 0.0)

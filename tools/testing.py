@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import chromium
+from . import chromium, comfy_cli
 from .console import run_child, say, took
 from .environment import HOSTS, ROOT, Host
 
@@ -39,6 +39,7 @@ def run(hosts: Sequence[Host], everything: bool, extra: Sequence[str], *, browse
 
     browser: whether those in a real browser too, which is installed where it is missing.
     """
+    comfy_cli.ensure()
     if browser:
         chromium.ensure()
     else:

@@ -99,6 +99,36 @@ def test_what_comes_out_is_explained(node: str) -> None:
         assert f"`{put['id']}`" in text, f"{put['id']} is not mentioned"
 
 
+# Nodes that draw a curve while they run (VLM Inversion: on the host's sampler node), which are those that search.
+# tests/host/test_recipe.py holds this way of telling them to the nodes themselves.
+CURVES = [
+    node
+    for node, made in NODES.items()
+    if made["category"] in ("Provoke/attack", "Provoke/search")
+    and {"steps", "search_steps", "seeds"} & {put["id"] for put in made["inputs"]}
+]
+
+
+@pytest.mark.parametrize("node", CURVES)
+def test_it_says_how_to_read_the_curve(node: str) -> None:
+    """In a section of its own: what is drawn, which way is better, and what a flat line or a jagged one means."""
+    sections = with_the_rest(node).split("## How to read the curve\n")[1:]
+    assert sections, "no section 'How to read the curve'"
+    words = "\n".join(section.partition("\n## ")[0] for section in sections)
+    assert re.search(r"\b[Uu]p (?:is better|means)|only goes up", words), "which way is better?"
+    assert re.search(r"\b[Ff]lat|All points on one height|does not climb", words), "what if nothing moves?"
+    if node not in UNBOUNDED:
+        assert re.search(r"[Dd]ashed", words), "the dashed line, the share of the budget, is not explained"
+
+
+def test_nodes_with_a_curve_are_known() -> None:
+    assert len(CURVES) == 13
+
+
+# Prompts, seeds and a latent that only the model's pull holds have no budget.
+UNBOUNDED = {"ProvokePromptSearch", "ProvokeBestOfSeeds", "ProvokeVlmInversionSampler", "ProvokeVlmInversion"}
+
+
 @pytest.mark.parametrize("node", NODES)
 def test_it_says_what_to_try_and_where_it_comes_from(node: str) -> None:
     text = with_the_rest(node)

@@ -57,7 +57,7 @@ def test_it_is_climbed_and_descended(nodes: ModuleType, coloriser: Any, grey: Te
     same = {"model": coloriser, "image": grey, "objective": objective}
     found = {}
     for direction in ("towards", "away"):
-        results, default, *_, report = vary(nodes, **same, direction=direction)
+        results, default, *_, report, _ = vary(nodes, **same, direction=direction)
         drawn, *_ = vary(nodes, **same, direction=direction, method="random", steps=16)
         sign = 1 if direction == "towards" else -1
         best, random, before = (sign * score(nodes, x, objective) for x in (results, drawn, default))
@@ -116,7 +116,7 @@ def test_sums_of_judges(nodes: ModuleType, coloriser: Any, grey: Tensor, objecti
         (scorer,) = nodes.LoadScorer.execute("first").args
         (like,) = nodes.ClipObjective.execute(scorer, "a blue circle").args
         (both,) = nodes.CombineObjectives.execute(objective, 0.1, like, 1.0).args
-    results, default, *_, report = vary(nodes, model=coloriser, image=grey, objective=both, count=2)
+    results, default, *_, report, _ = vary(nodes, model=coloriser, image=grey, objective=both, count=2)
     assert results.shape[0] == 4
     assert "similarity to 'a blue circle'" in report
     gained = score(nodes, results, both).view(2, 2).mean(1) - score(nodes, default, both)

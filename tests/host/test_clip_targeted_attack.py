@@ -62,7 +62,7 @@ def host(model: Any, image: Tensor) -> Tensor:
 def test_what_comes_out(nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor) -> None:
     with torch.inference_mode():
         (second,) = nodes.LoadScorer.execute("second").args
-    results, unperturbed, attacked, difference, loss, report = steer(
+    results, unperturbed, attacked, difference, loss, report, _ = steer(
         nodes, model=coloriser, image=grey, scorer=scorer, second_judge=second, count=2, source_text="a red circle"
     )
     assert results.shape == attacked.shape == difference.shape == (4, 64, 64, 3)
@@ -86,7 +86,7 @@ def test_equal_seeds_give_equal_results(nodes: ModuleType, coloriser: Any, score
 
 
 def test_source_equal_to_target_changes_nothing(nodes: ModuleType, coloriser: Any, scorer: Any, grey: Tensor) -> None:
-    results, unperturbed, attacked, _, _, report = steer(
+    results, unperturbed, attacked, _, _, report, _ = steer(
         nodes, model=coloriser, image=grey, scorer=scorer, source_text="a blue circle", count=2
     )
     assert torch.equal(attacked, grey.repeat_interleave(2, 0))
@@ -119,8 +119,8 @@ def test_smoothing_is_counted_reproducible_and_can_be_off(
 
     def run(**choices: Any) -> tuple[Tensor, int]:
         outputs = steer(nodes, model=coloriser, image=grey[:1], scorer=scorer, **choices)
-        assert ("gradients averaged over 3 shifts" in outputs[-1]) == (choices["smoothing"] > 0)
-        return outputs[2], int(re.search(r"cost\s+(\d+) runs", outputs[-1]).group(1))
+        assert ("gradients averaged over 3 shifts" in outputs[5]) == (choices["smoothing"] > 0)
+        return outputs[2], int(re.search(r"cost\s+(\d+) runs", outputs[5]).group(1))
 
     off, few = run(smoothing=0.0)
     smooth, more = run(smoothing=1.0, smoothing_copies=3)
@@ -138,7 +138,7 @@ def test_an_objective_besides_counts(nodes: ModuleType, coloriser: Any, scorer: 
         held = nodes.CombineObjectives.execute(distance, -50.0, distance, -50.0).args[0]
     same = {"model": coloriser, "image": grey[:1], "scorer": scorer, "steps": 8}
     free, usual, *_ = steer(nodes, **same)
-    kept, *_, report = steer(nodes, **same, objective=held)
+    kept, *_, report, _ = steer(nodes, **same, objective=held)
     assert float((kept - usual).abs().mean()) < float((free - usual).abs().mean())
     assert "distance (mean absolute (L1))" in report
 
@@ -171,7 +171,7 @@ def test_a_picture_as_the_target(nodes: ModuleType, coloriser: Any, scorer: Any,
     from provoke.nodes.demo_scene import QUESTIONS
 
     target = nodes.DemoScene.execute(5, 1, "one", QUESTIONS[0]).args[0]
-    report = steer(nodes, model=coloriser, image=grey[:1], scorer=scorer, target_text="", target_picture=target)[-1]
+    report = steer(nodes, model=coloriser, image=grey[:1], scorer=scorer, target_text="", target_picture=target)[5]
     assert "similarity to the target" in report
 
 

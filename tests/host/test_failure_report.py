@@ -68,7 +68,7 @@ def test_a_sheet_and_a_report_are_written(nodes: ModuleType, output: Path) -> No
     assert told["format"] == "provoke failure report 1"
     assert told["notes"] == "euler, 20 steps"
     assert told["files"] == {"report": "failures/report_00001_.json", "sheet": "failures/report_00001_.png"}
-    assert set(told["versions"]) == {"comfyui", "torch"}
+    assert set(told["versions"]) == {"provoke", "comfyui", "torch", "python"}
     assert [one["number"] for one in told["pictures"]] == [1, 2, 3, 4, 5]
     assert [one["place"] for one in told["pictures"]] == [0, 1, 2, 3, 4]
     assert {one["prompt"] for one in told["pictures"]} == {"a red circle"}

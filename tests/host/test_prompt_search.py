@@ -346,3 +346,21 @@ def test_what_does_not_fit_is_refused_in_words(run, graph, choices: dict[str, An
 def test_a_language_model_that_is_not_there_is_refused(nodes: ModuleType) -> None:
     with pytest.raises(ProvokeError, match="There is no model"):
         execute(nodes.LoadLanguage, language="../provoke_vlm/provoke-demo-blip2-itm")
+
+
+def test_the_curve_is_that_of_the_best_prompt_so_far(nodes: ModuleType) -> None:
+    """Looks at vectors between words have no prompt yet, and so no point."""
+    from provoke.core.wording import Found
+    from provoke.host.curve import Curve, Reading
+    from provoke.nodes.prompt_search import Progress
+
+    state, curve = Progress(SimpleNamespace(search_steps=3, stop_at_score=0.0, time_limit=0.0)), Curve(steps=3)
+    for cost, total in ((1.0, None), (2.0, 0.25), (3.0, 0.75)):
+        state.cost = cost
+        state.best = None if total is None else Found("a cat", (), 1.0, 2.0, total)
+        reading = Reading.of(state)
+        assert reading is not None
+        curve.take(reading, cost)
+    assert [point[2] for point in curve.points] == [None, 0.25, 0.75]
+    assert curve.best == (0, 2, 0.75)
+    assert curve.cost == 3.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,7 +72,7 @@ def photo(nodes: ModuleType) -> dict[str, Tensor]:
 
 
 def test_results_differ_and_the_inputs_do_not(nodes: ModuleType, inpainter: Any, photo: dict[str, Tensor]) -> None:
-    results, unperturbed, attacked, difference, loss, report = attack(
+    results, unperturbed, attacked, difference, loss, report, comparison = attack(
         nodes, model=inpainter, image=photo["holed"], mask=photo["hole"], steps=10
     )
     hole = photo["hole"][..., None] > 0.5
@@ -89,6 +90,21 @@ def test_results_differ_and_the_inputs_do_not(nodes: ModuleType, inpainter: Any,
     assert len(loss["loss"]) == 11
     for word in ("UPSCALE_MODEL", "epsilon 4", "APGD", "image 1", "diversity", "cost"):
         assert word in report
+    amplified = re.search(r"^difference amplified ([\d.]+) times$", report, re.MULTILINE)
+    assert amplified
+    change = (attacked - photo["holed"]) * float(amplified[1])
+    torch.testing.assert_close(difference, 0.5 + change, rtol=0, atol=5e-3)  # three digits of the factor
+    assert float((difference - 0.5).abs().max()) == pytest.approx(0.5, abs=1e-5)
+    for row in range(2):
+        columns = (photo["holed"][0], attacked[row], difference[row], unperturbed[0], results[row])
+        for column, picture in enumerate(columns):
+            assert torch.equal(cell(comparison, row, column), (picture * 255).floor().clamp(0, 255) / 255)
+
+
+def cell(sheet: Tensor, row: int, column: int) -> Tensor:
+    """A picture of 48 x 64 as it stands in a comparison, there three times as large: two lines of words below each."""
+    top, left = 8 + row * (192 + 2 * 16 + 8) + 24, 8 + column * (192 + 8)
+    return sheet[0, top : top + 144, left : left + 192][1::3, 1::3]
 
 
 def test_the_saved_png_gives_the_reported_result(
@@ -110,7 +126,11 @@ def test_the_saved_png_gives_the_reported_result(
 
 @pytest.mark.parametrize("zero", [{"epsilon": 0.0}, {"steps": 0}])
 def test_zero_effect_is_zero(nodes: ModuleType, upscaler: Any, photo: dict[str, Tensor], zero: dict[str, Any]) -> None:
-    results, unperturbed, attacked, *_ = attack(nodes, model=upscaler, image=photo["image"], **zero)
+    results, unperturbed, attacked, difference, *_, comparison = attack(
+        nodes, model=upscaler, image=photo["image"], **zero
+    )
+    assert torch.equal(difference, torch.full_like(difference, 0.5))
+    assert torch.equal(cell(comparison, 1, 0), cell(comparison, 1, 1))
     assert torch.equal(unperturbed, host(upscaler, photo["image"]))
     assert torch.equal(results, unperturbed.expand(2, -1, -1, -1))
     assert torch.equal(attacked, photo["image"].expand(2, -1, -1, -1))
@@ -174,7 +194,7 @@ def test_every_choice_searches_within_its_budget(
 def test_random_needs_no_gradient_and_stays_in_the_budget(
     nodes: ModuleType, upscaler: Any, photo: dict[str, Tensor]
 ) -> None:
-    *_, attacked, _, loss, report = attack(
+    _, _, attacked, _, loss, report, _ = attack(
         nodes, model=upscaler, image=photo["image"], method="random", truncation="clip"
     )
     assert float((attacked - photo["image"]).abs().max()) <= 4 / 255 + 1e-6
@@ -213,7 +233,7 @@ def test_pictures_off_the_grid_are_rounded_first_and_that_is_said(
     image = photo["image"] * 1.3 - 0.1
     allowed = torch.zeros(1, 48, 64)
     allowed[:, :, :20] = 1
-    results, unperturbed, attacked, difference, _, report = attack(
+    results, unperturbed, attacked, difference, _, report, _ = attack(
         nodes, model=upscaler, image=image, perturb_mask=allowed
     )
     assert torch.equal(attacked, (attacked * 255).round() / 255)
@@ -226,7 +246,7 @@ def test_pictures_off_the_grid_are_rounded_first_and_that_is_said(
 def test_stopping_at_a_score_takes_the_results_of_an_image_together(
     nodes: ModuleType, upscaler: Any, photo: dict[str, Tensor]
 ) -> None:
-    losses, report = attack(nodes, model=upscaler, image=photo["image"], steps=30, stop_at_score=6.0)[-2:]
+    losses, report = attack(nodes, model=upscaler, image=photo["image"], steps=30, stop_at_score=6.0)[4:6]
     assert "reached the target score" in report
     assert len(losses["loss"]) < 31
     assert -losses["loss"][-1] * 255 >= 6.0 or max(-loss for loss in losses["loss"]) * 255 >= 6.0
@@ -235,16 +255,16 @@ def test_stopping_at_a_score_takes_the_results_of_an_image_together(
 def test_perturb_mask_is_honoured(nodes: ModuleType, upscaler: Any, photo: dict[str, Tensor]) -> None:
     allowed = torch.zeros(1, 48, 64)
     allowed[:, :, :20] = 1
-    *_, attacked, _, _, _ = attack(nodes, model=upscaler, image=photo["image"], perturb_mask=allowed)
+    _, _, attacked, *_ = attack(nodes, model=upscaler, image=photo["image"], perturb_mask=allowed)
     moved = (attacked - photo["image"]).abs()
     assert float(moved[:, :, 20:].max()) == 0
     assert float(moved[:, :, :20].max()) > 0
 
 
 def test_stops(nodes: ModuleType, upscaler: Any, photo: dict[str, Tensor]) -> None:
-    report = attack(nodes, model=upscaler, image=photo["image"], steps=50, stop_at_score=0.1)[-1]
+    report = attack(nodes, model=upscaler, image=photo["image"], steps=50, stop_at_score=0.1)[5]
     assert "reached the target score" in report
-    report = attack(nodes, model=upscaler, image=photo["image"], steps=1000, time_limit=0.2)[-1]
+    report = attack(nodes, model=upscaler, image=photo["image"], steps=1000, time_limit=0.2)[5]
     assert "time limit" in report
 
 

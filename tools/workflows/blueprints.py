@@ -141,7 +141,7 @@ def vary_result(blueprint: Blueprint) -> None:
         diversity=("FLOAT", 8.0),
     )
     found = blueprint.canvas.add("ProvokeUntargetedAttack", **sockets, **chosen)
-    for name in ("results", "difference", "report"):
+    for name in ("results", "difference", "report", "comparison"):
         blueprint.out(name, found[name])
 
 
@@ -150,7 +150,7 @@ def steer_result(blueprint: Blueprint) -> None:
     text = {"target_text": ("STRING", ""), "source_text": ("STRING", "")}
     chosen = _widgets(blueprint, **text, epsilon=("FLOAT", 8.0), steps=("INT", 20), seed=("INT", 0))
     found = blueprint.canvas.add("ProvokeClipTargetedAttack", **sockets, **chosen, count=2, truncation="clip")
-    for name in ("results", "difference", "report"):
+    for name in ("results", "difference", "report", "comparison"):
         blueprint.out(name, found[name])
 
 

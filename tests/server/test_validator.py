@@ -1,0 +1,44 @@
+"""comfy-cli's workflow validator on every template, against what this server has."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provoke.tools import registry, templates
+from provoke.tools.environment import NEWEST
+from provoke.tools.server import Client
+from provoke.tools.workflow import to_prompt
+
+EVERY = templates.load()
+ONE = "Vary the demo world"
+
+
+@pytest.mark.parametrize("template", EVERY, ids=lambda template: template.name)
+def test_a_template_is_valid(
+    template: templates.Template, client: Client, definitions: dict[str, Any], tmp_path: Path
+) -> None:
+    if client.get("/system_stats")["system"]["comfyui_version"] != NEWEST:
+        return  # an older one lacks some of the host's own nodes
+    files = [*template.needs, *([template.after] if template.after else [])]
+    assert registry.workflow(to_prompt(template.graph, definitions), files, definitions, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda node: node["inputs"].pop("image"),
+        lambda node: node["inputs"].update(norm="L7"),
+        lambda node: node["inputs"].update(image=["nobody", 0]),
+        lambda node: node.update(class_type="ProvokeNothing"),
+    ],
+    ids=["an input is missing", "no such choice", "a wire from nowhere", "no such node"],
+)
+def test_it_would_find_a_mistake(spoil: Any, definitions: dict[str, Any], tmp_path: Path) -> None:
+    (template,) = (found for found in EVERY if found.name == ONE)
+    prompt = copy.deepcopy(to_prompt(template.graph, definitions))
+    spoil(next(node for node in prompt.values() if node["class_type"] == "ProvokeUntargetedAttack"))
+    assert registry.workflow(prompt, [], definitions, tmp_path) != []
