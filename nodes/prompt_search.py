@@ -147,7 +147,10 @@ class Run:
 
         with stoppable() as should_stop:
             judges = (*s.climbed.held, s.language)
-            return graph.inside(body, judges=judges, clip=self.host.clip, notes=notes, gradient=gradient)
+            return graph.inside(
+                body, judges=judges, clip=self.host.clip, notes=notes, gradient=gradient,
+                looks=graph.batch if gradient else 0,
+            )  # fmt: skip
 
     def _method(self, looks: Looks, pool: Pool, rng: torch.Generator) -> Iterator[Seen]:
         s = self.settings

@@ -167,7 +167,7 @@ class VlmInversion(io.ComfyNode):
                 reported(vlm_inversion_report.describe(settings, found, before, after, sampling.notes, seconds))
             return found.selection.variable
 
-        return io.NodeOutput(InversionSampler(body, vae, settings.vlm.patchers, still=settings.steps == 0))
+        return io.NodeOutput(InversionSampler(body, vae, [settings.vlm], still=settings.steps == 0))
 
 
 def _vae() -> io.Input:
@@ -208,7 +208,7 @@ def _run(made: Graph, settings: InversionSettings, source: Any, notes: list[str]
                 samples = torch.where(sampling.mask != 0, samples, sampling.latent)
             return found, samples.cpu()
 
-        return made.inside(body, judges=[settings.vlm], notes=notes, gradient=False)
+        return made.inside(body, judges=[settings.vlm], notes=notes, gradient=False, looks=made.batch)
 
 
 def _start(made: Graph, fixed: Latent) -> Latent:
