@@ -122,6 +122,10 @@ class Parts:
         """Every judge once."""
         return tuple({id(held): held for term in self.terms for held in term.held}.values())
 
+    def times(self, factor: float) -> Parts:
+        """The same sum times a number: -1 turns it round."""
+        return Parts(tuple(replace(term, weight=factor * term.weight) for term in self.terms))
+
     def build(self, situation: Situation) -> WeightedSum:
         """The objective itself, within the judges' session."""
         parts: dict[str, tuple[float, Objective]] = {}
