@@ -109,9 +109,11 @@ class Token:
         if not self.parts:
             raise ProvokeError(
                 f"The text encoder ({', '.join(places)}) reads no embedding files in this version of ComfyUI",
-                "one whose prompts may say embedding:name (those of SD 1.5, SD 2, SDXL, SD 3, Flux, Z-Image, ...; not "
-                "Qwen-Image's)",
-                "use a model with such a text encoder, or search its conditioning (the sampler attacks) instead",
+                # 0.24 and 0.18: a name at the end of a prompt for Z-Image runs into its template's "<|im_end|>"
+                "one whose prompts may say embedding:name (those of SD 1.5, SD 2, SDXL, SD 3, Flux; Z-Image's in newer "
+                "versions; not Qwen-Image's)",
+                "use a model with such a text encoder, update ComfyUI, or search the model's conditioning (the sampler "
+                "attacks) instead",
             )
         weighed = self._placed("a (<token>:0.5)", "<token>")[1]
         self.weighed = all(any(place.weight == 0.5 for place in weighed[part.key]) for part in self.parts)
