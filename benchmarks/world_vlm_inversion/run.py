@@ -30,7 +30,7 @@ from ...tools.inprocess import open_pack
 from ..latent_search.world import looked_at_twice
 from ..rates import percent, rate
 from ..record import facts
-from .world import ABLATIONS, SETTINGS, Bench, Way
+from .world import ABLATIONS, DEMO, SETTINGS, Bench, Way
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, FEW, SEEDS = 24, 12, 2  # prompts of the table and of the ablations; seeds of a prompt
@@ -146,7 +146,7 @@ def page(results: dict[str, Any]) -> str:
             table(head, [line(*one) for one in part["ways"].items()]),
             "Counted operations, in runs of the plain sampler: "
             + ", ".join(f"{name} {cost:g}" for name, cost in part["costs in plain sampler runs"].items())
-            + f". Settings: {part['settings']}.",
+            + f". Settings: {_said(part['settings'])}.",
             *bars(part["ways"]),
         ]
     for name, title in (("ablations", "One thing left out"), ("settings", "What the defaults were chosen on")):
@@ -156,11 +156,15 @@ def page(results: dict[str, Any]) -> str:
         blocks += [
             f"## {title} ({part['date']})",
             table(head, [line(*one) for one in part["changes"].items()]),
-            f"n = {next(iter(part['changes'].values()))['all']['n']} other prompts. Settings: {part['settings']}.",
+            f"n = {next(iter(part['changes'].values()))['all']['n']} other prompts. Settings: {_said(part['settings'])}.",
         ]
     if "strip" in results:
         blocks.append("![One thing left out](strip.png)")
     return "\n\n".join(blocks) + "\n"
+
+
+def _said(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {given}" for name, given in settings.items()) + ", the node's defaults otherwise"
 
 
 def bars(ways: dict[str, Any]) -> list[str]:
@@ -168,7 +172,8 @@ def bars(ways: dict[str, Any]) -> list[str]:
     name, ours = max(
         ((name, row) for name, row in ways.items() if name.startswith(OURS)), key=lambda one: one[1]["objects"]["rate"]
     )
-    plain, most = ways[PLAIN], max(ways, key=lambda one: ways[one]["all"]["rate"])
+    plain, most = ways[PLAIN], max(row["all"]["rate"] for row in ways.values())
+    ahead = [name for name, row in ways.items() if row["all"]["rate"] == most]
     further = ours["distance"] / plain["distance"]
     aligned, faithful = ours["objects"]["rate"] >= ALIGNED, further <= FAITHFUL
     return [
@@ -176,7 +181,7 @@ def bars(ways: dict[str, Any]) -> list[str]:
         f"all where that is above 67 %): {'held' if aligned else 'missed'}, {name.removeprefix(OURS).strip()}: "
         f"{percent(ours['objects'])}. Bar: at most {FAITHFUL:g} times as far from the world's pictures as the plain "
         f"sampler: {'held' if faithful else 'missed'}, {further:.2f} times, {percent(ours['clean'])} clean.",
-        f"Ahead on objects and relation: {most}, {percent(ways[most]['all'])}.",
+        f"Ahead on objects and relation: {'; '.join(ahead)}: {percent(ways[ahead[0]]['all'])}.",
     ]
 
 
@@ -209,7 +214,7 @@ def main() -> None:
     file = options.out / "results.json"
     for part in options.only:
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        made = facts(__file__, settings=choices or "the defaults")
+        made = facts(__file__, settings={**DEMO, **choices})
         known[part] = {**made, **PARTS[part](bench, sizes, choices, options.out)}
         file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     results = json.loads(file.read_text(encoding="utf-8"))

@@ -54,4 +54,4 @@ def test_the_page_says_whether_the_bars_held(right: int, away: float, words: str
     ways = {"plain sampler": row(17, 0.2), "VLM inversion from noise": row(right, away)}
     text = " ".join(bench.bars(ways))
     assert text.count(words) == 2
-    assert f"Ahead on objects and relation: {'VLM inversion from noise' if right > 17 else 'plain sampler'}" in text
+    assert f"Ahead on objects and relation: {'VLM inversion from noise' if right > 17 else 'plain sampler'}: " in text

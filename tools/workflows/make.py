@@ -17,9 +17,13 @@ from ..canvas import Canvas
 from ..console import DevError, say
 from ..pack import ROOT
 from ..server import Server
-from . import blueprints, demo_world, real_weights
+from . import blueprints, demo_world, real_weights, real_words
 
-TEMPLATES: dict[str, Callable[[Canvas], dict[str, Any]]] = {**demo_world.TEMPLATES, **real_weights.TEMPLATES}
+TEMPLATES: dict[str, Callable[[Canvas], dict[str, Any]]] = {
+    **demo_world.TEMPLATES,
+    **real_weights.TEMPLATES,
+    **real_words.TEMPLATES,
+}
 
 
 def write(graph: dict[str, Any], path: Path) -> None:
