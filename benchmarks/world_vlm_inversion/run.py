@@ -156,7 +156,8 @@ def page(results: dict[str, Any]) -> str:
         blocks += [
             f"## {title} ({part['date']})",
             table(head, [line(*one) for one in part["changes"].items()]),
-            f"n = {next(iter(part['changes'].values()))['all']['n']} other prompts. Settings: {_said(part['settings'])}.",
+            f"n = {next(iter(part['changes'].values()))['all']['n']} other prompts. "
+            f"Settings: {_said(part['settings'])}.",
         ]
     if "strip" in results:
         blocks.append("![One thing left out](strip.png)")
