@@ -46,6 +46,15 @@ def resampled(shares: Sequence[float], **more: Any) -> dict[str, Any]:
     }
 
 
+def against(found: dict[str, Any], bar: float) -> str:
+    """A rate against a bar, in words: bars are held on the interval's lower end (MEASURE)."""
+    if found["low"] >= bar:
+        return f"held at {percent(found)}"
+    if found["rate"] >= bar:
+        return f"reached at {percent(found)}, not by the interval's lower end"
+    return f"missed at {percent(found)}"
+
+
 def percent(rate: dict[str, Any]) -> str:
     """A rate and its interval's ends, in percent."""
     return f"{100 * rate['rate']:.0f} ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})"

@@ -27,14 +27,14 @@ from ...demo.captions import canonical
 from ...demo.world import Facts
 from ...tools.inprocess import execute, open_pack
 from ..prompts import HELD_OUT, one_object
-from ..rates import percent, rate
+from ..rates import against, clustered, percent, rate
 from ..record import facts
 from ..sampler_diversity.run import CFG, MODEL, STEPS, Painter
 from ..world_steer.run import Thing, believed, other_colours, there
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, DRAWS = 24, 4
-DRAWN, SEEDS = 93, 300  # of the prompts, of their noises: not those that the settings were chosen on
+DRAWN, SEEDS = 93, 300  # of the targets' colours, of the noises: not those that the settings were chosen on
 CHOICES: dict[str, Any] = {
     "epsilon": 1.0,
     "truncation": "clip",
@@ -113,7 +113,9 @@ def measured(nodes: Any, model: str, prompts: int) -> dict[str, Any]:
     hits: dict[str, list[bool]] = {way: [] for way in WAYS}
     trusts: dict[str, list[bool]] = {way: [] for way in WAYS}
     began = time.process_time()
-    for at, asked in enumerate(pairs(prompts, DRAWN)):
+    asked_for = pairs(prompts, DRAWN)
+    prompts = len(asked_for)
+    for at, asked in enumerate(asked_for):
         own = painter.draw(asked.wish, SEEDS + at, 1)
         usual, steered = steer(painter, asked, SEEDS + at, at)
         led = steer(painter, asked, SEEDS + at, at, objective=near(nodes, own))[1]
@@ -128,15 +130,21 @@ def measured(nodes: Any, model: str, prompts: int) -> dict[str, Any]:
     rows = [
         {
             "way": way,
-            "there": rate(sum(hits[way]), len(hits[way])),
-            "believed": rate(sum(trusts[way]), len(trusts[way])),
-            "both": rate(sum(a and b for a, b in zip(hits[way], trusts[way], strict=True)), len(hits[way])),
+            "there": _by_prompt(hits[way], prompts),
+            "believed": _by_prompt(trusts[way], prompts),
+            "both": _by_prompt([a and b for a, b in zip(hits[way], trusts[way], strict=True)], prompts),
         }
         for way in WAYS
     ]
     drawn = [led for led, own in zip(hits["to a picture"], hits["target"], strict=True) if own]
-    found = {"prompts": len(hits["usual"]), "seconds": round(time.process_time() - began), "rows": rows}
+    found = {"prompts": prompts, "seconds": round(time.process_time() - began), "rows": rows}
     return {**found, "there, of the targets that are drawn": rate(sum(drawn), len(drawn))} if drawn else found
+
+
+def _by_prompt(hits: list[bool], prompts: int) -> dict[str, Any]:
+    """The rate, a prompt with all its draws as one trial."""
+    each = len(hits) // prompts
+    return clustered([hits[at : at + each] for at in range(0, len(hits), each)])
 
 
 def page(results: dict[str, Any]) -> str:
@@ -151,16 +159,16 @@ def page(results: dict[str, Any]) -> str:
         f"Model: *{results['model']}* of *Load Demo Models*, sampled in {STEPS} at cfg {CFG:g}.",
         f"{found['prompts']} prompts of one object, each once, on the ground that no training showed it on, each led",
         f"to the same in another colour by *Steer Sampling* ({choices}).",
-        "Percent with Wilson 95 % intervals. *There*: the checker reads a clean scene with the target.",
+        "Percent with Wilson 95 % intervals (unit: the prompt). *There*: the checker reads a clean scene with the target.",
         "*Believed*: the second CLIP, which nothing followed, finds the target's caption the likeliest of 24.",
         "",
         "*The model's own picture of the text* is what it draws with the same seed when the prompt says it: a distance",
         f"from that, with weight {NEARNESS:g}, on the `objective` socket.",
         "",
-        "| way | n | there | believed | both |",
+        "| way | results | there | believed | both |",
         "|---|---|---|---|---|",
         *(
-            f"| {WAYS[row['way']]} | {row['there']['n']} | {percent(row['there'])} | {percent(row['believed'])} "
+            f"| {WAYS[row['way']]} | {row['there']['trials']} | {percent(row['there'])} | {percent(row['believed'])} "
             f"| {percent(row['both'])} |"
             for row in found["rows"]
         ),
@@ -173,8 +181,7 @@ def page(results: dict[str, Any]) -> str:
             "",
         ]
     best = next(row["there"] for row in found["rows"] if row["way"] == "to a picture")
-    verdict = "held" if best["rate"] >= BAR else "missed"
-    lines += [f"Bar: {100 * BAR:.0f} % there: {verdict} at {percent(best)}, led to a picture. {EARLIER}", ""]
+    lines += [f"Bar: {100 * BAR:.0f} % there, led to a picture: {against(best, BAR)}. {EARLIER}", ""]
     return "\n".join(lines)
 
 

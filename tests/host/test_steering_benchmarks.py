@@ -46,7 +46,8 @@ def test_a_prompt_is_steered_by_the_benchmark(nodes: ModuleType, monkeypatch: py
     found = bench.measured(nodes, "4 steps", 1)
     rows = {row["way"]: row for row in found["rows"]}
     assert list(rows) == list(bench.WAYS)
-    assert [rows[way]["both"]["n"] for way in ("usual", "steered", "noise")] == [1, 1, bench.DRAWS]
+    assert [rows[way]["both"]["trials"] for way in ("usual", "steered", "noise")] == [1, 1, bench.DRAWS]
+    assert all(row["both"]["n"] == 1 for row in rows.values())  # a prompt is one trial
     assert rows["usual"]["there"]["rate"] == 0  # another colour was asked for
     text = bench.page({"date": "today", "command": "this", "model": "4 steps", "found": found})
     assert text.count("\n| ") == 1 + len(bench.WAYS)
