@@ -207,7 +207,8 @@ def _rare(found: dict[str, Any]) -> list[str]:
         },
     }
     return [
-        f"The {len(chosen)} sketches that at most {100 * RARE:.0f} % of the seeds meet:",
+        f"The {len(chosen)} sketches that at most {100 * RARE:.0f} % of these seeds meet (with other seeds best of n",
+        "may be a little better on them):",
         "",
         *_costs(rare),
         "",

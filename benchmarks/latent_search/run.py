@@ -315,16 +315,9 @@ def main() -> None:
     file = options.out / "results.json"
     for part in options.only:
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        made = facts(
-            __file__,
-            [
-                "--only",
-                f"'{part}'",
-                *(["--quick"] if options.quick else []),
-                *(["--size", *options.size] if options.size else []),
-            ],
-            sizes=sizes,
-        )
+        given = ["--only", f"'{part}'", *(["--quick"] if options.quick else [])]
+        given += ["--size", *options.size] if options.size else []
+        made = facts(__file__, given, sizes=sizes)
         known[part] = {**made, **PARTS[part](bench, sizes, options.out)}
         file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         print(part, known[part], flush=True)
