@@ -16,6 +16,7 @@ import functools
 import hashlib
 import inspect
 import json
+import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -57,6 +58,7 @@ class Metadata(dict[str, Any]):
 
 
 _prompts: WeakValueDictionary[str, Metadata] = WeakValueDictionary()  # by id, for as long as the host has them
+_lock = threading.Lock()  # the server adds prompts while the executor looks at them
 _remembered: OrderedDict[str, list[Record]] = OrderedDict()  # by Known.key: a record for each call of the node
 
 
@@ -84,7 +86,8 @@ def prepared(request: dict[str, Any]) -> dict[str, Any]:
             _put(metadata, name, records)
     number = request.get("prompt_id")
     number = str(uuid.uuid4()) if number is None else number  # the host would make it up a moment later
-    _prompts[str(number)] = metadata
+    with _lock:
+        _prompts[str(number)] = metadata
     return {**request, "prompt_id": number, "extra_data": {**extra, "extra_pnginfo": metadata}}
 
 
@@ -212,9 +215,12 @@ def _note(facts: Record, *, done: bool) -> None:
     ours = known.kind.startswith(PREFIX)
     if done or not ours:  # the host's node tells nobody when it is through
         _remember(known.key, _of(metadata, name))
-        for other, twin in metadata.nodes.items():  # the host computes equal nodes once
-            if twin.key == known.key and not _of(metadata, other):
-                _put(metadata, other, _of(metadata, name))
+        with _lock:
+            waiting = list(_prompts.values())
+        for prompt in (metadata, *waiting):  # the host computes equal nodes once, here and in prompts that wait
+            for other, twin in prompt.nodes.items():
+                if twin.key == known.key and not _of(prompt, other):
+                    _put(prompt, other, _of(metadata, name))
 
 
 def _remember(key: str, records: list[Record]) -> None:

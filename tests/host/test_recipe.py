@@ -77,6 +77,15 @@ def test_a_record_of_all_that_came_and_what_was_found(recipe: Any) -> None:
     }
 
 
+def test_a_prompt_that_waits_is_told_too(recipe: Any) -> None:
+    """The host gives it this result without asking the node again; one that asks for something else is not told."""
+    queued = recipe.prepared(request())
+    behind, other = recipe.prepared(request(prefix="b")), recipe.prepared(request(steps=5))
+    searching(recipe, queued)
+    assert records(recipe, behind) == records(recipe, queued) != {}
+    assert records(recipe, other) == {}
+
+
 def test_the_request_is_left_as_it_was(recipe: Any) -> None:
     came = request()
     before = copy.deepcopy(came)

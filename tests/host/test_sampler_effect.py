@@ -6,6 +6,7 @@ On the 20-step model in 4 steps; the full runs' figures are committed there.
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -37,11 +38,18 @@ def test_noise_has_exactly_the_norm(nodes: ModuleType, monkeypatch: pytest.Monke
         torch.testing.assert_close(moved.square().mean((1, 2)).sqrt(), torch.full((4,), 0.25), rtol=1e-3, atol=0)
 
 
-def test_the_same_adherence_is_read_off_the_line_through_noises_points() -> None:
-    from provoke.benchmarks.sampler_diversity.run import at_adherence
+def test_noise_that_keeps_as_many_right_is_the_most_diverse_that_does() -> None:
+    """Of three: one loses nothing, one a little of few prompts, one half of all."""
+    from provoke.benchmarks.sampler_diversity.run import as_right, compared
 
-    noise = [{"right": {"rate": right}, "levels": levels} for right, levels in ((0.5, 30.0), (1.0, 2.0), (0.8, 10.0))]
-    assert at_adherence(noise, 1.0, "levels") == 2.0
-    assert at_adherence(noise, 0.9, "levels") == pytest.approx(6.0)
-    assert at_adherence(noise, 0.65, "levels") == pytest.approx(20.0)
-    assert at_adherence(noise, 0.2, "levels") is None
+    def row(norm: float, right: list[float], levels: float) -> dict[str, Any]:
+        own = {"right": right, "levels": [levels] * 8, "features": [levels] * 8}
+        return {"norm": norm, "levels": levels, "features": levels, "by prompt": own}
+
+    ours = row(0.1, [1.0] * 7 + [0.5], 6.0)
+    noise = [row(0.1, [1.0] * 8, 0.5), row(0.5, [1.0] * 6 + [0.0, 1.0], 2.0), row(1.0, [0.5] * 8, 9.0)]
+    assert as_right(ours, noise, "levels") is noise[1]
+    (found,) = compared([ours], noise)
+    assert found["levels, same norm"] == {"rate": 12.0, "low": 12.0, "high": 12.0}
+    assert found["levels, as right"] == {"norm": 0.5, "rate": 3.0, "low": 3.0, "high": 3.0}
+    assert compared([ours], [row(0.1, [0.0] * 8, 0.5)])[0]["levels, as right"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import io
 import itertools
@@ -130,6 +131,25 @@ def test_it_is_there_when_the_host_does_not_search_again(client: Client, prompt:
     third, executed = run(client, prompt)
     assert search in executed
     assert recipe(client, third, saves)["nodes"][search][0]["inputs"]["seed"] == seed
+
+
+def test_it_is_there_in_a_prompt_that_waited_behind_the_search(client: Client, prompt: Prompt) -> None:
+    """Queued while the other one searches, it comes in before there is anything to know of it."""
+    search, saves = name_of(prompt, ATTACK), name_of(prompt, SAVES)
+    prompt[search]["inputs"] |= {"steps": 12}
+    behind = copy.deepcopy(prompt)
+    behind[saves]["inputs"]["filename_prefix"] += "-behind"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting: list[concurrent.futures.Future[tuple[Result, list[str]]]] = []
+
+        def hear(event: Event) -> None:
+            if event.kind == "progress" and event.node == search and not waiting:
+                waiting.append(pool.submit(run, Client(client.url), behind))
+
+        first = client.run(prompt, on_event=hear, metadata={"workflow": {"id": "flow"}})
+        second, executed = waiting[0].result(timeout=300)
+    assert search not in executed
+    assert recipe(client, second, saves) == recipe(client, first, saves)
 
 
 def test_several_searches_and_subgraphs(client: Client, prompt: Prompt) -> None:
