@@ -300,8 +300,8 @@ def relation_right(readings: list[Reading], scenes: Iterable[Scene | Facts]) -> 
     return torch.tensor(same)
 
 
-def wilson(right: int, of: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson 95 % interval of a rate (E. B. Wilson, JASA 22, 1927)."""
+def wilson(right: float, of: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson 95 % interval of a rate (E. B. Wilson, JASA 22, 1927). right may be a fraction."""
     rate, spread = right / of, z * z / of
     middle = (rate + spread / 2) / (1 + spread)
     half = z * math.sqrt(rate * (1 - rate) / of + spread / (4 * of)) / (1 + spread)

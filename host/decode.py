@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -26,6 +26,7 @@ FRAMES = Rung("one frame's graph at a time")
 TILES = tuple(Rung(f"{tile} px tiles", tile=tile) for tile in (512, 256, 128))  # of the picture, halo included
 HALO = 4  # a tile sees a quarter of its width on either side of what it gives
 SAMPLE = 8  # latent pixels of a side: what is measured is measured on so much
+BACKWARD_FACTOR = 3  # what a decode's graph keeps, in units of the host's estimate for the decode: 2.6, counted on SD's
 WAYS, STEP, CUT = 4, 1e-2, 0.3  # random finite differences, and by how much they may disagree
 
 
@@ -87,6 +88,15 @@ class Decoder:
             checkpoint(way.value, latent[i : i + 1], around=way.around, half=self._half)[0] for i in range(len(latent))
         ]
         return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
+
+    def room(self, shape: Sequence[int]) -> float:
+        """What the backward of one latent needs in bytes, as far as that is known before anything is decoded; in less
+        it is done in smaller pieces. shape: of the LATENT; of one that it cannot decode nothing is known."""
+        if len(shape) == 5 and self._vae.latent_dim == 2:  # as VAE.decode
+            shape = (*shape[:2], *shape[3:])
+        if len(shape) != self._vae.latent_dim + 2:
+            return 0.0
+        return BACKWARD_FACTOR * float(self._vae.memory_used_decode((1, *shape[1:]), self._vae.vae_dtype))
 
     def plain(self, latent: Tensor) -> Tensor:
         """B C h w or B C T h w -> B' H W C, what the host's VAEDecode node gives. It loads the VAE: call it in

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 import comfy.model_management
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.errors import ProvokeError
 from .gradients import GradientSession, gradient_session, normal
+from .judges import Held, room
 from .kinds import Kind, at_least_float32, recognise
 from .memory import MARGIN, RUNGS, Ladder, Rung, is_out_of_memory, resident, together
 from .probe import Finding, part, probe
 from .progress import check_cancelled
 from .tiles import Plan, adjoint, blend, host_plan, smaller_plan, whole_plan
-
-
-class Companion(Protocol):
-    """A model that the host manages, beside the image model (judges.Held)."""
-
-    @property
-    def patchers(self) -> tuple[Any, ...]: ...
-
-    @property
-    def modules(self) -> tuple[nn.Module, ...]: ...
 
 
 @contextmanager
@@ -37,7 +27,7 @@ def open_image_model(
     *,
     gradient: bool = True,
     samples: int = 1,
-    also: Sequence[Companion] = (),
+    also: Sequence[Held] = (),
 ) -> Iterator[ImageModel]:
     """An image model inside a gradient session: loaded, differentiable, frozen. Afterwards everything is as it was.
 
@@ -62,11 +52,12 @@ def open_image_model(
     hole = _check_mask(kind, image, mask)
     kind.residence = together(kind.residence, [patcher for one in also for patcher in one.patchers])
     modules = [module for one in also for module in one.modules]
+    beside = room(also, len(image) * samples) if gradient else 0.0
     with resident(kind.residence), gradient_session(kind.module, *modules) as session:
         finding = probe(kind, height, width, gradient=gradient)
         notes.extend(finding.notes)
         opened = ImageModel(kind, session, finding, None if hole is None else normal(hole), (height, width), notes)
-        opened._reserve(len(image) * samples)
+        opened._reserve(len(image) * samples, beside)
         yield opened
 
 
@@ -101,6 +92,7 @@ class ImageModel:
         rungs = [rung for rung in RUNGS if self._makes_sense(rung)]
         self._forward, self._backward = Ladder("picture", rungs, notes), Ladder("gradient", rungs, notes)
         self._fitted: set[int] = set()
+        self._beside = 0.0  # bytes
 
     @property
     def forward_cost(self) -> float:
@@ -288,21 +280,24 @@ class ImageModel:
         return self._plans[rung.tile]
 
     def _needed(self, rung: Rung, count: int) -> float:
-        """Bytes kept for the backward of the largest piece."""
+        """Bytes kept for the backward of the largest piece, and of what is alive beside it."""
         pieces = [
             self._kind.padded(tile.row.stop - tile.row.start, tile.column.stop - tile.column.start)
             for tile in self._plan(rung)
         ]
         pixels = sum(pieces) if rung.tile is None else max(pieces)
-        return self._finding.bytes_per_pixel * pixels * (1 if rung.single else count)
+        one = self._finding.bytes_per_pixel * pixels
+        # a graph of all waits while the judges look; one that is computed again comes when theirs is gone
+        return one if rung.single else one * count + self._beside
 
-    def _reserve(self, count: int) -> None:
-        """Asks the host for room: for the largest piece that the device could hold at all. No graph is alive yet, so
-        what the host unloads for it does no harm."""
+    def _reserve(self, count: int, beside: float) -> None:
+        """Asks the host for room: for the largest piece that the device could hold at all, and for the judges'
+        `beside` it. No graph is alive yet, so what the host unloads for it does no harm."""
         rungs = [rung for rung in RUNGS if self._makes_sense(rung)]
         total = comfy.model_management.get_total_memory(self.device)
+        self._beside = beside
         needs = (self._needed(rung, count) * MARGIN for rung in rungs)  # what `Ladder.fit` compares with
-        wanted = next((need for need in needs if need < 0.8 * total), 0.0)
+        wanted = max(beside * MARGIN, next((need for need in needs if need < 0.8 * total), 0.0))
         with torch.inference_mode():
             self._kind.residence.ask(wanted)
         self._session.refresh()

@@ -6,7 +6,7 @@ there (a differentiable preprocessing for the pair) the node hands in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +25,12 @@ from ..core.errors import ProvokeError
 from .checkpoint import checkpoint
 from .gradients import GradientSession, gradient_session
 from .inplace import Guard
-from .memory import Managed, resident, without_dynamic_memory
+from .memory import Managed, is_out_of_memory, most_kept, resident, without_dynamic_memory
 
 CLIP_FOLDER, CLASSIFIER_FOLDER, VLM_FOLDER = "provoke_clip", "provoke_classifiers", "provoke_vlm"
 LANGUAGE_FOLDER = "provoke_language"
 SETTINGS = ("config.json", "open_clip_config.json")  # of an entry
+LOOKED_AT = (512, 512)  # pixels of the picture that memory is counted on; judges make them as small as they want them
 LARGEST = 1e3  # a projection's entries are below 1; memory that nobody wrote to holds anything
 
 Preprocessing = Callable[[int, Sequence[float], Sequence[float]], Callable[[Tensor], Tensor]]
@@ -160,6 +161,31 @@ def judging(*held: Held) -> Iterator[GradientSession]:
         yield session
 
 
+def room(held: Iterable[Held], pictures: int) -> float:
+    """What these judges need in bytes, beside their weights, to look at so many pictures at once with a gradient: one
+    copy of each. (Copies come one after the other.)
+
+    Counted by looking at one grey picture. Loads them, one by one: call it before anything else is loaded, or ask for
+    that again. Where there is no room to count, as much as the weights have.
+    """
+    return pictures * sum(map(_kept_by, held))
+
+
+def _kept_by(held: Held) -> float:
+    look = getattr(held.judge, "look", None)
+    if look is None:  # a language model, which nobody asks for a gradient
+        return 0.0
+    try:
+        with judging(held):
+            grey = torch.full((1, 3, *LOOKED_AT), 0.5, device=held.patchers[0].load_device)
+            return float(most_kept(look, grey, nn.ModuleList(held.modules)))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    comfy.model_management.soft_empty_cache()
+    return float(sum(patcher.model_size() for patcher in held.patchers))
+
+
 @contextmanager
 def passed(*held: Held) -> Iterator[None]:
     """Within: gradients come through judges that somebody else has loaded, together with what they look at."""
@@ -193,6 +219,10 @@ class HostPair:
         pixels = self._prepare(images.to(self._device))
         (vectors,) = checkpoint(self._vectors, pixels, around=self._guard.run)
         return nn.functional.normalize(vectors, dim=-1)
+
+    def look(self, images: Tensor) -> Tensor:
+        """All that it computes of pictures, differentiable: what memory is counted on."""
+        return self.encode_images(images)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """N texts -> N D of length 1, no graph. Of a text longer than CLIP's 75 tokens the first 75 count."""

@@ -8,6 +8,7 @@ workflow, node) and gives it a number; those after it have the number and what i
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
 import time
 from collections import OrderedDict
@@ -25,6 +26,8 @@ OUTPUT = "provoke_curve"  # in the node's `ui` output
 ROUTE = "/provoke/curves"
 INTERVAL = 0.2  # seconds between two events of a search
 KEPT = 64  # searches that a page can still ask for: about a megabyte
+
+LOG = logging.getLogger(__name__)
 
 S = TypeVar("S")
 
@@ -52,6 +55,7 @@ class Run:
     def __init__(self, node: str) -> None:
         context, server = get_executing_context(), page_server()
         self.node, self.number, self.curve = node, next(_numbers), Curve()
+        self.report = ""  # what is said of it once it is over, where the node has no output for that
         self.prompt = "" if context is None else str(context.prompt_id)
         self.client: str | None = getattr(server, "client_id", None)
         self.workflow = _workflow_of(server, self.prompt)
@@ -61,7 +65,7 @@ class Run:
     def whole(self) -> dict[str, Any]:
         """Everything, for JSON."""
         place = {"run": self.number, "prompt": self.prompt, "workflow": self.workflow, "node": self.node}
-        return {**place, **self.curve.told()}
+        return {**place, **self.curve.told(), "report": self.report}
 
     def begin(self) -> None:
         """Tell its client, and remember it for a page that asks later."""
@@ -77,7 +81,7 @@ class Run:
         """Steps begin, so many as far as is known. Those of an earlier search of the same node are gone."""
         again, self.curve = self.curve.step >= 0, Curve(steps=steps)
         if again:
-            self.number, self._told = next(_numbers), -1
+            self.number, self._told, self.report = next(_numbers), -1, ""
             self.begin()
 
     def take(self, step: object) -> None:
@@ -97,7 +101,8 @@ class Run:
         self._news()
 
     def _news(self) -> None:
-        self._send({"run": self.number, **self.curve.told(since=self._told)})
+        report = {"report": self.report} if self.curve.over else {}
+        self._send({"run": self.number, **self.curve.told(since=self._told), **report})
         self._told = self.curve.step
 
     def _send(self, data: dict[str, Any]) -> None:
@@ -125,6 +130,14 @@ def running() -> Iterator[Run]:
         if run.curve.step >= 0:
             recipe.searched(run.curve.facts())
         _ended[:] = [run]
+
+
+def reported(report: str) -> None:
+    """For a search whose node has no output for a report (a SAMPLER's runs in the host's own node): the running node
+    shows it beneath its chart, and the host's log has it."""
+    with running() as run:
+        run.report = report
+        LOG.info("Provoke, node %s:\n%s", run.node, report)
 
 
 def taken() -> dict[str, Any] | None:

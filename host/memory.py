@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,38 @@ def bytes_kept(function: Callable[[Tensor], Tensor], x: Tensor, weights: nn.Modu
         storages.add(storage_of(leaf))
         function(leaf)
     return kept
+
+
+def most_kept(function: Callable[[Tensor], Tensor], x: Tensor, weights: nn.Module) -> int:
+    """The most that autograd keeps alive at one time for the gradient of function(x) by x, in bytes, without the
+    weights and x itself: that of what checkpoints compute again included."""
+    given = {0, *(storage_of(tensor) for tensor in (*weights.parameters(), *weights.buffers()))}
+    alive, kept, most = Counter[int](), 0, 0
+
+    class Saved:
+        """Counted for as long as the graph holds it; one storage is often saved several times."""
+
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal kept, most
+            self.tensor, self.at, self.size = tensor.detach(), storage_of(tensor), 0
+            if self.at not in given:
+                alive[self.at] += 1
+                self.size = tensor.untyped_storage().nbytes()
+                kept += self.size if alive[self.at] == 1 else 0
+                most = max(most, kept)
+
+        def __del__(self) -> None:
+            nonlocal kept
+            alive[self.at] -= 1
+            kept -= self.size if alive[self.at] == 0 else 0
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        leaf = x.detach().requires_grad_(True)
+        given.add(storage_of(leaf))
+        output = function(leaf)
+        if output.requires_grad:
+            torch.autograd.grad(output.sum(), leaf, allow_unused=True)
+    return most
 
 
 def without_dynamic_memory(patcher: Any, what: str) -> Any:

@@ -23,7 +23,7 @@ from .adversarial_token_report import Rendered
 from .adversarial_token_settings import TokenSettings
 from .embedding_files import Embedding, EmbeddingSocket
 from .objective import Parts, scored_one_by_one
-from .prompted import Prompted
+from .prompted import Prompted, first_inputs, taken
 from .sampler_search import Plan
 from .sampler_sockets import SearchSettings
 from .token_search import TokenSearch
@@ -46,9 +46,8 @@ class AdversarialToken(io.SearchNode):
                 "prompt tuning",
             ],
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder that the token is for. All of its parts that read "
-                              "embedding files get vectors (SDXL: two, SD 3: three)."),
-                *(put for put in sampler_sockets.ksampler_inputs() if put.id != "positive"),
+                *first_inputs("The text encoder that the token is for. All of its parts that read embedding files get "
+                              "vectors (SDXL: two, SD 3: three)."),
                 *sampler_sockets.search_inputs(steps=60),
                 *adversarial_token_settings.inputs(),
             ],
@@ -78,24 +77,23 @@ class AdversarialToken(io.SearchNode):
     @classmethod
     def execute(cls, clip: Any, **inputs: Any) -> io.NodeOutput:
         began = time.monotonic()
-        names = sampler_sockets.KSAMPLER
-        search, rest = SearchSettings.taken({key: value for key, value in inputs.items() if key not in names})
-        learn = Learn(clip, {name: inputs[name] for name in names if name in inputs}, TokenSettings.taken(rest), search)
-        return learn.outputs(began)
+        sockets, search, rest = taken(inputs)
+        settings = TokenSettings.taken(rest)
+        host = Prompted(clip, sockets, settings.conditioning, settings.entry)
+        return Learn(host, settings, search).outputs(began)
 
 
 @dataclass(frozen=True)
 class Learn:
-    """One run of the node. sockets: KSampler's, without positive."""
+    """One run of the node."""
 
-    clip: Any
-    sockets: dict[str, Any]
+    host: Prompted
     settings: TokenSettings
     search: SearchSettings
 
     def outputs(self, began: float) -> io.NodeOutput:
         """Learns, and renders again by the host's own path: its text encoder, its sampler."""
-        s, host = self.settings, self._host
+        s, host = self.settings, self.host
         usual = [host.text(without(line, s.placeholder)) for line in self._lines]
         plain = [host.pictures(one) for one in usual]
         if s.epsilon == 0 or self.search.search_steps == 0:
@@ -107,7 +105,7 @@ class Learn:
             return made[0].plan()
 
         graph = host.graph(usual[0])
-        found = sampler_search.run(graph, self.search, plan, judges=s.climbed.held, clip=self.clip)
+        found = sampler_search.run(graph, self.search, plan, judges=s.climbed.held, clip=host.clip)
         token, rows = made[0].token, found.selection.variable
         by_token, by_chance = (self._all_said(token, one) for one in (rows, made[0].by_chance(rows)))
         mine, chance = ([host.pictures(one) for one in positives] for positives in (by_token, by_chance))
@@ -131,10 +129,6 @@ class Learn:
         )  # fmt: skip
 
     @property
-    def _host(self) -> Prompted:
-        return Prompted(self.clip, self.sockets, self.settings.conditioning, self.settings.entry)
-
-    @property
     def _lines(self) -> list[str]:
         return self.settings.lines
 
@@ -142,7 +136,7 @@ class Learn:
         """The same for every prompt with the token in it."""
         vectors = {key: value.detach().cpu() for key, value in token.vectors(rows).items()}
         said = [token.tokens(line, self.settings.placeholder, vectors) for line in self._lines]
-        return [self._host.tokens(tokens) for tokens in said]
+        return [self.host.tokens(tokens) for tokens in said]
 
     def _judged(self, images: list[Tensor], plain: list[Tensor]) -> Rendered:
         """Scores of every prompt's pictures; those without a token are what an objective may compare with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..host.sampling.tokens import Token
 from .attack_settings import SCHEDULES
 from .latent_search_settings import DIRECTIONS
 from .objective import PROMPT, ObjectiveSocket, Parts, ScorerSocket, Situation, Term
-from .prompted import check_entry
+from .prompted import check_entry, conditioning_input, entry_input
 
 BUDGETS = ("box (SAGE)", "ball", "norm band")
 RULES: dict[str, Callable[..., rules.Rule]] = {
@@ -86,9 +86,8 @@ class TokenSettings:
     @property
     def climbed(self) -> Parts:
         """What the search has more of: the objective or less of it, and the prompt's own likeness."""
-        terms = [replace(term, weight=DIRECTIONS[self.direction] * term.weight) for term in self.objective.terms]
-        kept = [replace(term, weight=self.keep_weight) for term in self.likeness.terms if self.keep_weight]
-        return Parts((*terms, *kept))
+        wanted = self.objective.times(DIRECTIONS[self.direction])
+        return Parts((*wanted.terms, *(self.likeness.times(self.keep_weight).terms if self.keep_weight else ())))
 
     @property
     def likeness(self) -> Parts:
@@ -219,13 +218,7 @@ def inputs() -> list[io.Input]:
             tooltip="How many randomly changed copies of a picture the judges see in each step, so that the picture "
             "changes and not a judge's blind spot. 0: the picture itself.",
         ),
-        whole(
-            "entry",
-            default=1,
-            min=1,
-            max=1000,
-            tooltip="Which entry (region) of the connected conditioning gets the prompt; the others stay as they are.",
-        ),
+        entry_input(),
         ObjectiveSocket.Input(
             "objective",
             tooltip="What the pictures are to have more of (or less): from one of the Objective nodes. A text of "
@@ -236,10 +229,5 @@ def inputs() -> list[io.Input]:
             optional=True,
             tooltip="From Load CLIP Scorer: says how well a picture matches its own prompt, for keep_weight.",
         ),
-        io.Conditioning.Input(
-            "conditioning",
-            optional=True,
-            tooltip="A conditioning whose extras are kept: regions, masks, ControlNets, hooks, guidance. Its text is "
-            "replaced by the prompts.",
-        ),
+        conditioning_input(),
     ]

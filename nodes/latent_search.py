@@ -149,7 +149,8 @@ def searched(inputs: dict[str, Any]) -> LatentFound:
         start.append(made.budget)
         return made
 
-    found = sampler_search.run(graph, search, plan, judges=settings.wanted.held)
+    looks = graph.batch * settings.count
+    found = sampler_search.run(graph, search, plan, judges=settings.wanted.held, looks=looks)
     best = _best(found.selection.score, settings)
     noise = found.selection.variable[best]
     rendered = _rendered(graph, noise, settings.keep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -90,8 +90,7 @@ class LatentSettings:
     @property
     def climbed(self) -> Parts:
         """What the search has more of: the objective, or less of it."""
-        sign = DIRECTIONS[self.direction]
-        return Parts(tuple(replace(term, weight=sign * term.weight) for term in self.wanted.terms))
+        return self.wanted.times(DIRECTIONS[self.direction])
 
     def around(self, center: Tensor) -> Budget:
         """The budget around noises, B ...."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..core.errors import ProvokeError
 from ..host import judges
@@ -13,7 +17,8 @@ from .objective import ClassifierSocket, ScorerSocket
 NOTHING = "(none found: see the help)"
 
 
-def _listed(kind: str) -> list[str]:
+def listed(kind: str) -> list[str]:
+    """What a loader offers of a model folder (of `judges`)."""
     return judges.entries(kind) or [NOTHING]
 
 
@@ -27,6 +32,19 @@ def in_words(make: Any, *arguments: Any) -> Any:
         if not change:
             raise
         raise ProvokeError(came, expected, change) from error
+
+
+def loaded(kind: str, name: str, load: Callable[[Path, torch.dtype], Any]) -> Held:
+    """An entry of a model folder, by a loader of scorers/, under the host's management."""
+    return judges.manage(in_words(load, judges.resolve(kind, name), judges.judge_dtype()))
+
+
+def chained(held: Held, before: Held | None, join: Callable[[list[Any]], Any]) -> Held:
+    """A judge behind those that came in on `together_with`, as one; by itself where none did."""
+    if before is None:
+        return held
+    members = getattr(before.judge, "members", (before.judge,))
+    return held.within(in_words(join, [*members, held.judge]), before)
 
 
 class LoadScorer(io.ComfyNode):
@@ -45,7 +63,7 @@ class LoadScorer(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "scorer",
-                    options=_listed(judges.CLIP_FOLDER),
+                    options=listed(judges.CLIP_FOLDER),
                     tooltip="A folder (or an open_clip .safetensors file with its .json) in models/provoke_clip.",
                 ),
             ],
@@ -56,8 +74,7 @@ class LoadScorer(io.ComfyNode):
     def execute(cls, scorer: str) -> io.NodeOutput:
         from ..scorers.load import load_scorer
 
-        path = judges.resolve(judges.CLIP_FOLDER, scorer)
-        return io.NodeOutput(judges.manage(in_words(load_scorer, path, judges.judge_dtype())))
+        return io.NodeOutput(loaded(judges.CLIP_FOLDER, scorer, load_scorer))
 
 
 class ScorerFromClip(io.ComfyNode):
@@ -102,7 +119,7 @@ class LoadClassifier(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "classifier",
-                    options=_listed(judges.CLASSIFIER_FOLDER),
+                    options=listed(judges.CLASSIFIER_FOLDER),
                     tooltip="A folder in models/provoke_classifiers.",
                 ),
                 ClassifierSocket.Input(
@@ -122,11 +139,7 @@ class LoadClassifier(io.ComfyNode):
     def execute(cls, classifier: str, together_with: Held | None = None) -> io.NodeOutput:
         from ..scorers.classifiers import Ensemble, load_classifier
 
-        path = judges.resolve(judges.CLASSIFIER_FOLDER, classifier)
-        held = judges.manage(in_words(load_classifier, path, judges.judge_dtype()))
-        if together_with is not None:
-            others = getattr(together_with.judge, "members", (together_with.judge,))
-            held = held.within(in_words(Ensemble, [*others, held.judge]), together_with)
+        held = chained(loaded(judges.CLASSIFIER_FOLDER, classifier, load_classifier), together_with, Ensemble)
         return io.NodeOutput(held, "\n".join(held.judge.labels))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..host import judges
 from ..host.api import io, schema
 from ..host.progress import check_cancelled
-from .load_judges import NOTHING, in_words
+from .load_judges import in_words, listed, loaded
 from .objective import LanguageSocket
 
 
@@ -50,7 +50,7 @@ class LoadLanguage(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "language",
-                    options=judges.entries(judges.LANGUAGE_FOLDER) or [NOTHING],
+                    options=listed(judges.LANGUAGE_FOLDER),
                     tooltip="A folder in models/provoke_language. Small ones will do: it proposes words.",
                 ),
             ],
@@ -61,5 +61,4 @@ class LoadLanguage(io.ComfyNode):
     def execute(cls, language: str) -> io.NodeOutput:
         from ..scorers.load_language import load_language
 
-        path = judges.resolve(judges.LANGUAGE_FOLDER, language)
-        return io.NodeOutput(judges.manage(in_words(load_language, path, judges.judge_dtype())))
+        return io.NodeOutput(loaded(judges.LANGUAGE_FOLDER, language, load_language))

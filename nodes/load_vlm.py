@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..host import judges
 from ..host.api import io, schema
 from ..host.judges import Held
-from .load_judges import NOTHING, in_words
+from .load_judges import chained, listed, loaded
 from .objective import VlmSocket
 
 
@@ -25,7 +25,7 @@ class LoadVlm(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vlm",
-                    options=judges.entries(judges.VLM_FOLDER) or [NOTHING],
+                    options=listed(judges.VLM_FOLDER),
                     tooltip="A folder in models/provoke_vlm.",
                 ),
                 VlmSocket.Input(
@@ -46,9 +46,5 @@ class LoadVlm(io.ComfyNode):
         from ..scorers.load_vlm import load_vlm
         from ..scorers.vlm import LOSSES, Together
 
-        path = judges.resolve(judges.VLM_FOLDER, vlm)
-        held = judges.manage(in_words(load_vlm, path, judges.judge_dtype()))
-        if together_with is not None:
-            members = getattr(together_with.judge, "members", (together_with.judge,))
-            held = held.within(in_words(Together, [*members, held.judge]), together_with)
+        held = chained(loaded(judges.VLM_FOLDER, vlm, load_vlm), together_with, Together)
         return io.NodeOutput(held, "\n".join(f"{kind}: {LOSSES[kind]}" for kind in held.judge.kinds))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,6 +122,10 @@ class Parts:
         """Every judge once."""
         return tuple({id(held): held for term in self.terms for held in term.held}.values())
 
+    def times(self, factor: float) -> Parts:
+        """The same sum times a number: -1 turns it round."""
+        return Parts(tuple(replace(term, weight=factor * term.weight) for term in self.terms))
+
     def build(self, situation: Situation) -> WeightedSum:
         """The objective itself, within the judges' session."""
         parts: dict[str, tuple[float, Objective]] = {}
@@ -147,15 +153,23 @@ class Scores:
         return torch.stack([agreed(votes) for votes in self.votes.values()]).all(0) if self.votes else None
 
 
-def scored_one_by_one(objective: Parts, images: Tensor, default: Tensor | None, prompt: str | None = None) -> Scores:
+def scored_one_by_one(
+    objective: Parts,
+    images: Tensor,
+    default: Tensor | None,
+    prompt: str | None = None,
+    *,
+    session: Callable[..., AbstractContextManager[Any]] = judging,
+) -> Scores:
     """An objective on pictures (B C H W), one at a time: a batch has no say in a picture's figure, nor in memory.
 
     default: what each is compared with: one for all, or B, or B / k (image-major); or None. On the CPU.
+    session: `judges.passed` where the judges are loaded already, within a search.
     """
     count, totals, weights = len(images), [], dict[str, float]()
     found: dict[str, list[Tensor]] = {}
     said: dict[str, dict[str, list[Tensor]]] = {}
-    with judging(*objective.held), torch.no_grad():
+    with session(*objective.held), torch.no_grad():
         for i in range(count):
             usual = None if default is None else default[i * len(default) // count][None]
             part = objective.build(Situation(usual, place=(i, count), prompt=prompt))

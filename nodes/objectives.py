@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -274,12 +272,7 @@ class CombineObjectives(io.ComfyNode):
 
     @classmethod
     def execute(cls, first: Parts, first_weight: float, second: Parts, second_weight: float) -> io.NodeOutput:
-        scaled = [
-            replace(term, weight=term.weight * weight)
-            for parts, weight in ((first, first_weight), (second, second_weight))
-            for term in parts.terms
-        ]
-        return io.NodeOutput(Parts(tuple(scaled)))
+        return io.NodeOutput(Parts((*first.times(first_weight).terms, *second.times(second_weight).terms)))
 
 
 def check_target(text: str, picture: Tensor | None, text_name: str, picture_name: str) -> None:

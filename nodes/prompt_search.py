@@ -27,13 +27,13 @@ from ..host.judges import passed
 from ..host.progress import drive
 from ..host.sampling.handle import Conditioning, Sampling
 from ..host.stop import stoppable
-from . import prompt_search_report, prompt_search_settings, sampler_sockets
+from . import prompt_search_report, prompt_search_settings
 from .load_language import InWords
 from .objective import Scores, ScoresSocket, scored_one_by_one, scores_joined
 from .prompt_looks import Looks
 from .prompt_search_report import Searched
 from .prompt_search_settings import PromptSettings
-from .prompted import Prompted
+from .prompted import Prompted, first_inputs, taken
 from .sampler_sockets import SearchSettings
 
 
@@ -54,9 +54,8 @@ class PromptSearch(io.SearchNode):
                 "failure", "LLM", "wildcard", "evolution",
             ],
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder: any for evolution and random; for gradient one that "
-                              "reads embedding files."),
-                *(put for put in sampler_sockets.ksampler_inputs() if put.id != "positive"),
+                *first_inputs("The text encoder: any for evolution and random; for gradient one that reads embedding "
+                              "files."),
                 *prompt_search_settings.search_inputs(),
                 *prompt_search_settings.inputs(),
             ],
@@ -86,10 +85,8 @@ class PromptSearch(io.SearchNode):
     @classmethod
     def execute(cls, clip: Any, **inputs: Any) -> io.NodeOutput:
         began = time.monotonic()
-        names = sampler_sockets.KSAMPLER
-        search, rest = SearchSettings.taken({key: value for key, value in inputs.items() if key not in names})
+        sockets, search, rest = taken(inputs)
         settings = PromptSettings.taken(rest)
-        sockets = {name: inputs[name] for name in names if name in inputs}
         host = Prompted(clip, sockets, settings.conditioning, settings.entry)
         return Run(host, settings, search).outputs(began)
 
@@ -148,7 +145,10 @@ class Run:
 
         with stoppable() as should_stop:
             judges = (*s.climbed.held, s.language)
-            return graph.inside(body, judges=judges, clip=self.host.clip, notes=notes, gradient=gradient)
+            return graph.inside(
+                body, judges=judges, clip=self.host.clip, notes=notes, gradient=gradient,
+                looks=graph.batch if gradient else 0,
+            )  # fmt: skip
 
     def _method(self, looks: Looks, pool: Pool, rng: torch.Generator) -> Iterator[Seen]:
         s = self.settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..host.judges import Held
 from . import sampler_sockets
 from .latent_search_settings import DIRECTIONS
 from .objective import LanguageSocket, ObjectiveSocket, Parts
-from .prompted import check_entry
+from .prompted import check_entry, conditioning_input, entry_input
 
 METHODS = ("gradient", "evolution", "random")
 
@@ -72,8 +72,7 @@ class PromptSettings:
     @property
     def climbed(self) -> Parts:
         """What the search has more of: the objective, or less of it."""
-        sign = DIRECTIONS[self.direction]
-        return Parts(tuple(replace(term, weight=sign * term.weight) for term in self.objective.terms))
+        return self.objective.times(self.sign)
 
     @property
     def sign(self) -> float:
@@ -218,23 +217,12 @@ def inputs() -> list[io.Input]:
             tooltip="How many randomly changed copies of a picture the judges see in each look, so that the picture "
             "fails and not a judge's blind spot. 0: the picture itself.",
         ),
-        whole(
-            "entry",
-            default=1,
-            min=1,
-            max=1000,
-            tooltip="Which entry (region) of the connected conditioning gets the prompt; the others stay as they are.",
-        ),
+        entry_input(),
         LanguageSocket.Input("language", tooltip="From Load Language Model: it proposes the words."),
         ObjectiveSocket.Input(
             "objective",
             tooltip="What the pictures are to have less of (or more): from one of the Objective nodes. The text of "
             "Objective: Similarity (CLIP) may speak of the {prompt}: then each prompt is compared with itself.",
         ),
-        io.Conditioning.Input(
-            "conditioning",
-            optional=True,
-            tooltip="A conditioning whose extras are kept: regions, masks, ControlNets, hooks, guidance. Its text is "
-            "replaced by the prompts.",
-        ),
+        conditioning_input(),
     ]

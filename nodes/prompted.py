@@ -1,4 +1,4 @@
-"""KSampler's form with the prompt as text: what nodes that write prompts themselves ask of the host."""
+"""KSampler's form with the prompt as text: the sockets of nodes that write prompts themselves, and the host's part."""
 
 from __future__ import annotations
 
@@ -8,11 +8,48 @@ from typing import Any
 from torch import Tensor
 
 from ..core.errors import ProvokeError
+from ..host.api import io
 from ..host.sampling.graph import Graph, SeedNoise
 from ..host.sampling.handle import Conditioning
 from ..host.sampling.text import Tokens
 from ..host.sampling.tokens import by_host, in_place
 from . import sampler_sockets
+from .sampler_sockets import SearchSettings
+
+
+def first_inputs(clip: str) -> list[io.Input]:
+    """The text encoder (its tooltip: what it has to be) and KSampler's form without the prompt."""
+    sampler = [put for put in sampler_sockets.ksampler_inputs() if put.id != "positive"]
+    return [io.Clip.Input("clip", tooltip=clip), *sampler]
+
+
+def entry_input() -> io.Input:
+    """Which part of `conditioning_input` the prompts replace."""
+    return io.Int.Input(
+        "entry",
+        default=1,
+        min=1,
+        max=1000,
+        advanced=True,
+        tooltip="Which entry (region) of the connected conditioning gets the prompt; the others stay as they are.",
+    )
+
+
+def conditioning_input() -> io.Input:
+    """What the prompts stand in."""
+    return io.Conditioning.Input(
+        "conditioning",
+        optional=True,
+        tooltip="A conditioning whose extras are kept: regions, masks, ControlNets, hooks, guidance. Its text is "
+        "replaced by the prompts.",
+    )
+
+
+def taken(inputs: dict[str, Any]) -> tuple[dict[str, Any], SearchSettings, dict[str, Any]]:
+    """KSampler's sockets, the search's widgets, and what is left of a node's inputs."""
+    sockets = {name: inputs[name] for name in sampler_sockets.KSAMPLER if name in inputs}
+    search, rest = SearchSettings.taken({name: value for name, value in inputs.items() if name not in sockets})
+    return sockets, search, rest
 
 
 @dataclass(frozen=True)

@@ -101,13 +101,15 @@ def run(
     *,
     judges: Sequence[Held] = (),
     clip: Any = None,
+    looks: int | None = None,
 ) -> Found:
     """Searches.
 
     Args:
         plan: the opened sampling, and the pictures it gives unperturbed (B 3 H W) -> what to do there. Called once,
             where judges may be asked and gradients work.
-        judges: what the objective computes with. clip: a CLIP that the variable goes through.
+        judges: what the objective computes with. clip: a CLIP that the variable goes through. looks: how many pictures
+            they look at at once; the graph's batch if not given.
     """
     notes: list[str] = []
     route = settings.route_for(graph)
@@ -119,7 +121,11 @@ def run(
 
     # around everything: a request while the model loads or is looked at counts too
     with stoppable() as should_stop:
-        return graph.inside(body, judges=judges, clip=clip, notes=notes, gradient=not settings.random)
+        count = graph.batch if looks is None else looks
+        return graph.inside(
+            body, judges=judges, clip=clip, notes=notes, gradient=not settings.random,
+            looks=0 if settings.random else count,
+        )  # fmt: skip
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..core.errors import ProvokeError
 from ..host.api import io, schema
-from ..host.live import charted
+from ..host.judges import passed
+from ..host.live import charted, reported
 from ..host.progress import drive
 from ..host.sampling import graph
 from ..host.sampling.graph import Graph, Latent
@@ -25,8 +26,9 @@ from ..host.sampling.inside import empty_fixed
 from ..host.sampling.inversion import InversionSampler
 from ..host.stop import stoppable
 from . import vlm_inversion_report, vlm_inversion_settings
-from .objective import scored_one_by_one
-from .vlm_inversion_search import Inverted, Moment, inverted
+from .objective import Parts, Scores, scored_one_by_one
+from .sampler_search import decoded
+from .vlm_inversion_search import Inverted, Moment, inverted, started
 from .vlm_inversion_settings import InversionSettings
 
 ALIASES = [
@@ -81,7 +83,7 @@ class VlmInversionSampler(io.SearchNode):
                     tooltip="Empty: starts from noise. A picture (from a sampler, or VAE Encode): starts from it. Its "
                     "mask says what may change.",
                 ),
-                io.Vae.Input("vae", tooltip="Decodes the latent: once a step, with its gradient."),
+                _vae(),
                 *vlm_inversion_settings.first_inputs(),
                 *vlm_inversion_settings.inputs(),
                 *vlm_inversion_settings.range_inputs(),
@@ -130,7 +132,7 @@ class VlmInversion(io.SearchNode):
             "above 0 the lowest.",
             search_aliases=ALIASES,
             inputs=[
-                io.Vae.Input("vae", tooltip="Decodes the latent: once a step, with its gradient."),
+                _vae(),
                 *vlm_inversion_settings.first_inputs(),
                 *vlm_inversion_settings.inputs(),
                 _source(),
@@ -141,10 +143,11 @@ class VlmInversion(io.SearchNode):
     @classmethod
     def execute(cls, vae: Any, **inputs: Any) -> io.NodeOutput:
         settings, rest = InversionSettings.taken(inputs)
-        settings.parts  # noqa: B018 (a text that the VLM cannot read is refused here, not in the sampler's node)
+        parts = settings.parts  # a text that the VLM cannot read is refused here, not in the sampler's node
         source = rest.get("source")
 
         def body(sampling: Sampling, show: Any) -> Tensor:
+            began = time.monotonic()
             _refuse_edit_of_nothing(source, sampling.model_latent)
 
             def shown(moments: Iterator[Moment], total: int) -> Moment:
@@ -152,11 +155,23 @@ class VlmInversion(io.SearchNode):
                     show(min(moment.step["i"], total - 1), moment.average, moment.step["variable"], total)
                 return moment
 
+            def scores(x: Tensor) -> Scores:
+                with torch.no_grad():
+                    images = torch.cat([decoded(sampling, sampling.latent_of(one)) for one in x.split(1)])
+                return scored_one_by_one(parts, images, None, session=passed)
+
             with stoppable() as should_stop:
                 found = inverted(sampling, settings, shown, should_stop, source, show.ratios)
+                before, after = scores(started(sampling)), scores(found.selection.variable)
+                seconds = time.monotonic() - began
+                reported(vlm_inversion_report.describe(settings, found, before, after, sampling.notes, seconds))
             return found.selection.variable
 
-        return io.NodeOutput(InversionSampler(body, vae, settings.vlm.patchers, still=settings.steps == 0))
+        return io.NodeOutput(InversionSampler(body, vae, [settings.vlm], still=settings.steps == 0))
+
+
+def _vae() -> io.Input:
+    return io.Vae.Input("vae", tooltip="Decodes the latent: once a step, with its gradient.")
 
 
 def _source() -> io.Input:
@@ -193,7 +208,7 @@ def _run(made: Graph, settings: InversionSettings, source: Any, notes: list[str]
                 samples = torch.where(sampling.mask != 0, samples, sampling.latent)
             return found, samples.cpu()
 
-        return made.inside(body, judges=[settings.vlm], notes=notes, gradient=False)
+        return made.inside(body, judges=[settings.vlm], notes=notes, gradient=False, looks=made.batch)
 
 
 def _start(made: Graph, fixed: Latent) -> Latent:
@@ -204,6 +219,6 @@ def _start(made: Graph, fixed: Latent) -> Latent:
     return {**fixed, "samples": model.process_latent_out(made.noise.generate_noise(fixed).float())}
 
 
-def _scores(made: Graph, parts: Any, latent: Latent) -> Any:
+def _scores(made: Graph, parts: Parts, latent: Latent) -> Scores:
     """The VLM's scores of the host's own pictures."""
     return scored_one_by_one(parts, made.pictures(latent).movedim(-1, 1).float().clone(), None)

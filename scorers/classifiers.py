@@ -35,6 +35,10 @@ class Classifier(Frozen):
         found = self._seen(self._of_pixels, images)
         return found.to(torch.promote_types(found.dtype, torch.float32))
 
+    def look(self, images: Tensor) -> Tensor:
+        """As `Scorer.look`."""
+        return self.logits(images)
+
     def seeing(self, preprocess: Preprocess, name: str) -> Classifier:
         """The same net (shared, not copied) behind another preprocessing: pictures B 3 H W -> what it takes."""
         return Classifier(self.module, self.labels, preprocess, name, self.input_dtype)
@@ -85,6 +89,10 @@ class ZeroShot:
         texts = self._encoded.to(pictures)
         return self.scorer.scale * pictures @ texts.T + self.scorer.bias
 
+    def look(self, images: Tensor) -> Tensor:
+        """As `Scorer.look`."""
+        return self.logits(images)
+
 
 class Ensemble:
     """Several classifiers of the same classes, whose order is the first one's.
@@ -108,6 +116,10 @@ class Ensemble:
         """B 3 H W in [0, 1] -> M B K, each member's own, under the names of `labels`. Differentiable."""
         each = [member.logits(images)[:, order] for member, order in zip(self.members, self._orders, strict=True)]
         return torch.stack([logits.to(each[0]) for logits in each])
+
+    def look(self, images: Tensor) -> Tensor:
+        """As `Scorer.look`."""
+        return self.member_logits(images)
 
     def _order(self, member: ImageClassifier) -> list[int]:
         """Where the member has each of `labels`."""

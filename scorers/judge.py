@@ -43,6 +43,10 @@ class Scorer(Protocol):
         """N texts -> N D of length 1, without a graph, and usable in one (never an inference tensor)."""
         ...
 
+    def look(self, images: Tensor) -> Tensor:
+        """All that it computes of pictures, differentiable: what memory is counted on."""
+        ...
+
 
 class ImageClassifier(Protocol):
     """A frozen judge of what a picture shows. `labels` names the columns of the logits."""
@@ -52,6 +56,10 @@ class ImageClassifier(Protocol):
 
     def logits(self, images: Tensor) -> Tensor:
         """B 3 H W in [0, 1], any H and W from 1 on -> B K, at least float32. Differentiable."""
+        ...
+
+    def look(self, images: Tensor) -> Tensor:
+        """As `Scorer.look`."""
         ...
 
 
@@ -137,6 +145,9 @@ class FrozenScorer(Frozen, ABC):
 
     def encode_images(self, images: Tensor) -> Tensor:
         return unit(self._seen(self._image_tower, images))
+
+    def look(self, images: Tensor) -> Tensor:
+        return self.encode_images(images)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         with normal_mode():

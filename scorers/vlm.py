@@ -25,6 +25,7 @@ LOSSES = {
 }
 """Every kind of loss that a judge may have, and its unit. All are lower where the text matches better."""
 
+SENTENCE = "a photo of one thing to the left of another"  # as long as those that people compare pictures with
 UNLABELLED = -100  # of cross_entropy: positions that no loss is taken at
 
 
@@ -46,6 +47,10 @@ class Vlm(Protocol):
     def loss(self, kind: str, images: Tensor, text: str) -> Tensor:
         """B 3 H W in [0, 1], any H and W from 1 on, on any device -> B, at least float32, on the module's device.
         Differentiable. ValueError: a kind that it does not have, or a text that it cannot read."""
+        ...
+
+    def look(self, images: Tensor) -> Tensor:
+        """As `Scorer.look`: every loss of a sentence, kinds B."""
         ...
 
 
@@ -80,6 +85,9 @@ class FrozenVlm(Frozen, ABC):
         ids = self._read(text).to(place_of(self.module)[0])
         silent = self._silent(text.strip())
         return self._seen(lambda pixels: self._loss(kind, pixels, ids, silent)[:, None], images)[:, 0]
+
+    def look(self, images: Tensor) -> Tensor:
+        return torch.stack([self.loss(kind, images, SENTENCE) for kind in self.kinds])
 
     def _read(self, text: str) -> Tensor:
         """1 L int64: the text as the model takes it, with what stands before it. ValueError: none, or too long."""
@@ -205,3 +213,7 @@ class Together:
                 words(f"{self.name} has no {kind} loss", f"one of: {', '.join(self.kinds)}", "set its weight to 0")
             )
         return self._by[kind].loss(kind, images, text)
+
+    def look(self, images: Tensor) -> Tensor:
+        """As `Vlm.look`."""
+        return torch.stack([self.loss(kind, images, SENTENCE) for kind in self.kinds])

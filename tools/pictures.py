@@ -287,11 +287,11 @@ def steer_sampling(nodes: Any) -> Image.Image:
     from ..benchmarks.sampler_steer import run as bench
 
     painter, pictures, captions = Painter(nodes, MODEL), [], []
-    for at, (first, target) in enumerate(bench.pairs(3, 31)):
-        own = painter.draw(bench.caption(target), 300 + at, 1)
-        usual, steered = bench.steer(painter, first, target, 300 + at, at, objective=bench.near(nodes, own))
+    for at, asked in enumerate(bench.pairs(3, 31)):
+        own = painter.draw(asked.wish, 300 + at, 1)
+        usual, steered = bench.steer(painter, asked, 300 + at, at, objective=bench.near(nodes, own))
         pictures += [usual[0], steered[0]]
-        captions += [bench.caption(first), f"to {bench.caption(target)}"]
+        captions += [asked.prompt, f"to {asked.wish}"]
     return row(pictures, captions, 128)
 
 

@@ -35,6 +35,7 @@ LIKE = {
     "Search noise (needs Flux, CLIP)": "Search noise with any sampler",
     "Best of seeds (needs SDXL, CLIP)": "Best of seeds",
     "Learn a token (needs SD1.5, CLIP)": "Learn a token",
+    "Search a prompt (needs SD1.5, CLIP, GPT-2)": "Search a prompt",
     "Match a sentence (needs SD1.5, BLIP-2)": "Match a sentence",
     "Judge by the CLIP of SDXL (needs SDXL, CLIP Vision)": "Draw the demo world",
 }

@@ -4,6 +4,7 @@ import { stopButton } from "./stop.js";
 
 const NAME = "provoke_live";
 const HEIGHT = 150; // pixels that it takes on the node
+const REPORT = 130; // more, where there is a report
 const POINTS = 1024; // then every second one goes
 const RECENT = 12; // events whose pace says how long the rest takes
 
@@ -77,10 +78,15 @@ export class Panel {
     foot.append(this._legend, this._stop);
     this.element = document.createElement("div");
     this.element.className = "provoke-live";
-    this.element.append(this._words, this._chart.element, foot);
+    this._report = document.createElement("pre");
+    this._report.className = "provoke-report";
+    // its text is there to be read and copied: neither moves the node or the view
+    for (const kind of ["pointerdown", "wheel"]) this._report.addEventListener(kind, (event) => event.stopPropagation());
+    this.element.append(this._words, this._chart.element, foot, this._report);
     // the option keeps it out of what is queued (and so out of the cache's key), the attribute out of the saved
     // workflow, where values are stored by position: it has none
-    const options = { serialize: false, hideOnZoom: false, getMinHeight: () => HEIGHT, getMaxHeight: () => 2 * HEIGHT };
+    const height = () => HEIGHT + (this._report.textContent ? REPORT : 0);
+    const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: () => 2 * height() };
     this._widget = node.addDOMWidget(NAME, NAME, this.element, options);
     this._widget.serialize = false;
     keep(node, this._widget);
@@ -109,9 +115,18 @@ export class Panel {
     this.element.classList.toggle("provoke-mounted", drawn !== null);
   }
 
+  /** @param {string} report what is said of the search under its chart; "" for nothing */
+  _tell(report) {
+    if (this._report.textContent === report) return;
+    this._report.textContent = report;
+    this.element.classList.toggle("provoke-reported", report !== "");
+    this._node.setDirtyCanvas?.(true, true);
+  }
+
   _draw() {
     this.mount();
     const { over, step, steps, points, best } = this._search;
+    this._tell(this._search.report ?? "");
     this.element.classList.toggle("provoke-running", !over);
     this.element.dataset.step = String(step);
     this._words.textContent = this._search.words();

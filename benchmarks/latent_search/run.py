@@ -5,14 +5,13 @@
 Writes results.json, README.md and budgets.png; prompts.json keeps which prompts are drawn right. Independent units are
 prompts (sketches): Wilson 95 % intervals, n fixed before a run. A sampler run is 6 steps of euler at cfg 1; costs are
 in such runs, backward passes counted, decode and judges not. Verdicts: the checker, on 8-bit pictures and again one
-pixel aside, of what SamplerCustomAdvanced draws from the exported NOISE. The search follows the first CLIP's margin
-between the prompt and its hard negatives; the second CLIP is only asked at the end.
+pixel aside, of what SamplerCustomAdvanced draws from the exported NOISE. What each part's search follows its function
+says: the first CLIP, or the distance from a picture. The second CLIP is only asked at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +23,24 @@ from torch import Tensor
 from ...core.gaussianity import LEVEL, Gaussianity
 from ...demo.captions import canonical
 from ...demo.checker import read, relation_right
-from ...demo.world import Scene, render, sample
+from ...demo.world import Scene, batch, render, sample
 from ...tools.inprocess import open_pack
-from ..rates import rate
+from ..prompts import HELD_OUT, one_object, with_ground
+from ..rates import rate, resampled, shared
+from ..record import facts
 from .routes import cosines
-from .world import TOWARDS, Bench, Drawn, as_sketched, broken, captions, clean, one_word_away
+from .world import (
+    TOWARDS,
+    Bench,
+    Drawn,
+    as_sketched,
+    broken,
+    captions,
+    clean,
+    on_its_ground,
+    one_word_away,
+    other_grounds,
+)
 
 HERE = Path(__file__).resolve().parent
 SEEDS, ALLOWED = 100, 5  # a prompt counts as drawn right if at most so many of these seeds fail
@@ -41,12 +53,13 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "budget": "ball and chi prior (ReNO)", "step_rule": "clipped SGD (ReNO)", "step_size": 0.05,
     },
     "ball and regulariser (DNO)": {"budget": "ball and regulariser (DNO)"},
-    "random": {"method": "random", "search_steps": 40, "budget": "turn each channel"},
+    "random, turn each channel": {"method": "random", "search_steps": 40, "budget": "turn each channel"},
+    "random, move phases": {"method": "random", "search_steps": 40, "budget": "move phases"},
+    "no search": {"search_steps": 0},
 }  # fmt: skip
 COSTS = (5, 10, 20)  # search steps of the satisfying search
 OTHER = "turn each channel"  # budget to compare with
 MISSES = 2  # how many near misses a breaking search is sent to
-HELD_OUT = 24  # of `single`
 GUIDED = 2.0  # cfg of the part that says what guidance makes of breaking
 # for the routes: as far as an independent noise, so that the route decides
 FAR = {"epsilon": 1.4, "step_size": 0.2, "budget": "turn each channel"}
@@ -62,20 +75,13 @@ def candidates(count: int) -> list[Scene]:
     return list(sample(count, torch.Generator().manual_seed(61), part="held out", objects=2))
 
 
-def single() -> list[Scene]:
-    """Prompts of one object on a named ground, each once: the 24 that the model's training held out, then the rest."""
-    rng = torch.Generator().manual_seed(63)
-    scenes = [*sample(2000, rng, part="held out", objects=1), *sample(4000, rng, part="train", objects=1)]
-    return list({one_word_away(scene)[0]: scene for scene in scenes}.values())
-
-
 def reliable(bench: Bench, wanted: int, file: Path, scenes: list[Scene]) -> list[dict[str, Any]]:
     """The first `wanted` prompts that the plain sampler draws right for 95 of 100 seeds at least: place in `scenes`,
     caption, failures. Kept in `file`, so that they are found once."""
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"looked": 0, "found": []}
     while len(known["found"]) < wanted and known["looked"] < len(scenes):
         place = known["looked"]
-        prompt, failures, drawn = one_word_away(scenes[place])[0], 0, 0
+        prompt, failures, drawn = with_ground(scenes[place]), 0, 0
         while drawn < SEEDS and failures <= ALLOWED:
             pictures = bench.draw(prompt, 10_000 + 1000 * place + drawn, 10)
             failures += 10 - int(relation_right(read(pictures), [scenes[place]] * 10).sum())
@@ -130,7 +136,7 @@ def rejected(noises: Tensor) -> dict[str, Any]:
 
 def main_break(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
     """Breaking what is drawn right: towards near misses, away from the prompt, and by chance at the same cost."""
-    every = single()
+    every = one_object()
     known = reliable(bench, sizes["prompts"], out / "prompts.json", every)
     scenes = [every[one["place"]] for one in known]
     other = {**TOWARDS, "budget": OTHER}
@@ -149,7 +155,7 @@ def main_break(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]
     runs = round(found["towards near misses"]["sampler runs"])
     found["nearest of as many seeds"] = way(lambda scene, seed: bench.best_of(scene, seed, MISSES, runs))
     found[f"away from the prompt, {OTHER}"] = way(away)
-    plain = torch.cat([bench.draw(one_word_away(scene)[0], 500 + i, 1) for i, scene in enumerate(scenes)])
+    plain = torch.cat([bench.draw(with_ground(scene), 500 + i, 1) for i, scene in enumerate(scenes)])
     hits = broken(plain, scenes)
     return {
         "prompts": [one["prompt"] for one in known],
@@ -162,10 +168,27 @@ def main_break(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]
     }
 
 
+def break_again(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
+    """The same prompts: drawn with seeds that did not choose them, and searched with the node's own defaults."""
+    every = one_object()
+    scenes = [every[one["place"]] for one in reliable(bench, sizes["prompts"], out / "prompts.json", every)]
+    failures = []
+    for i, scene in enumerate(scenes):
+        drawn = torch.cat([bench.draw(with_ground(scene), 500_000 + 1000 * i + k, 10) for k in range(0, SEEDS, 10)])
+        failures.append(SEEDS - int(relation_right(read(drawn), [scene] * SEEDS).sum()))
+    row = judged(bench, scenes, 500, lambda scene, seed: bench.towards(scene, seed, MISSES, copies=0), one_word_away)
+    return {
+        "failures of 100 other seeds": failures,
+        "keep to 95": sum(one <= ALLOWED for one in failures),
+        "prompts looked at": json.loads((out / "prompts.json").read_text(encoding="utf-8"))["looked"],
+        "ways": {"towards near misses, the node's defaults": row},
+    }
+
+
 def guided(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
     """The same with guidance, which draws more of the held-out prompts right, and binds them."""
     bench, other = Bench(bench.nodes, GUIDED), {**TOWARDS, "budget": OTHER}
-    every = single()[:HELD_OUT]
+    every = one_object()[:HELD_OUT]
     known = reliable(bench, sizes["prompts"], out / "prompts-guided.json", every)
     scenes = [every[one["place"]] for one in known]
     row = judged(bench, scenes, 500, lambda scene, seed: bench.towards(scene, seed, MISSES, **other), one_word_away)
@@ -188,49 +211,77 @@ def routes(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
 
 def budgets(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
     """Which budget: success against Gaussianity, on other prompts (any, drawn right or not)."""
-    scenes = candidates(2000)[1500 : 1500 + sizes["few"]]
+    scenes = candidates(2000)[1500 : 1500 + sizes["compared"]]
     return {name: breaking(bench, scenes, 900, **choices) for name, choices in BUDGETS.items()}
 
 
 def satisfying(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
-    """A prompt of one object, and a sketch that the prompt does not say: place, size and ground.
-
-    Best of n takes the same selector (the distance from the sketch), over a pool of seeds of each prompt.
-    """
-    whole = sample(sizes["sketches"], torch.Generator().manual_seed(62), part="held out", objects=1)
-    scenes, targets = list(whole), render(whole)
-    pool, rows = sizes["pool"], []
-    picked: dict[int, list[bool]] = {n: [] for n in _powers(pool)}
-    by_search: dict[int, list[bool]] = {steps: [] for steps in COSTS}
-    runs: dict[int, list[float]] = {steps: [] for steps in COSTS}
-    for i, scene in enumerate(scenes):
-        prompt = canonical(scene)
-        drawn = torch.cat([bench.draw(prompt, 20_000 + 1000 * i + k, 8) for k in range(0, pool, 8)])
-        fits = as_sketched(drawn, scene)
-        away = (drawn - targets[i]).square().flatten(1).mean(1)
-        rows.append(sum(fits))
-        for n in picked:  # disjoint groups of n seeds: the share of them whose nearest drawing fits
-            groups = [away[k : k + n].argmin().item() + k for k in range(0, pool - n + 1, n)]
-            picked[n].append(sum(fits[int(k)] for k in groups) / len(groups))  # type: ignore[arg-type]
+    """A prompt of one object, each once, and a sketch of what the prompt does not say: place, size and ground (the one
+    that no training showed it on). Nearer to the sketch by the distance, for the search and for best of n."""
+    found = _Satisfied(sizes["pool"])
+    for i, scene in enumerate(one_object()[: min(sizes["sketches"], HELD_OUT)]):
+        prompt, target = canonical(scene), render(batch([scene]))
+        drawn = bench.pool(prompt, 20_000 + 1000 * i, sizes["pool"])
+        found.best_of_n(as_sketched(drawn, scene), -(drawn - target).square().flatten(1).mean(1))
         for steps in COSTS:
-            found = bench.search(
-                prompt, 700 + i, bench.sketch(targets[i : i + 1]), direction="break", search_steps=steps, copies=0,
-                budget="turn each channel",
-            )  # fmt: skip
-            by_search[steps].append(as_sketched(found.picture, scene)[0])
-            runs[steps].append(found.runs)
-    return {
-        "sketches": len(scenes),
-        "base rate per seed": rate(sum(rows), len(rows) * pool),
-        "best of n": {str(n): round(sum(hits) / len(hits), 4) for n, hits in picked.items()},
-        "search": {
-            str(steps): {
-                "fits": rate(sum(hits), len(hits)),
-                "sampler runs": round(sum(runs[steps]) / len(hits), 1),
-            }
-            for steps, hits in by_search.items()
-        },
-    }
+            one = bench.search(
+                prompt, 700 + i, bench.sketch(target), direction="break", search_steps=steps, copies=0, budget=OTHER
+            )
+            found.searched(steps, as_sketched(one.picture, scene)[0], one.runs)
+    return found.rows()
+
+
+def easy(bench: Bench, sizes: dict[str, int], out: Path) -> dict[str, Any]:
+    """What many seeds give anyway: the prompt's object on a ground that the prompt does not say, anywhere. By the first
+    CLIP's margin between the texts with this ground and with others, for the search, with the node's defaults, and for
+    best of n."""
+    found = _Satisfied(sizes["few seeds"])
+    for i, scene in enumerate(one_object()[HELD_OUT : HELD_OUT + min(sizes["sketches"], HELD_OUT)]):
+        prompt, said = canonical(scene), other_grounds(scene)
+        drawn = bench.pool(prompt, 60_000 + 1000 * i, sizes["few seeds"])
+        found.best_of_n(on_its_ground(drawn, scene), bench.margins(drawn, said))
+        for steps in COSTS:
+            one = bench.search(prompt, 900 + i, bench.objective(said), direction="satisfy", search_steps=steps)
+            found.searched(steps, on_its_ground(one.picture, scene)[0], one.runs)
+    return found.rows()
+
+
+class _Satisfied:
+    """What single seeds, the best of n of them, and searches of some lengths gave, wish by wish."""
+
+    def __init__(self, pool: int) -> None:
+        self._rows: list[list[bool]] = []
+        self._picked: dict[int, list[float]] = {n: [] for n in _powers(pool)}
+        self._hits: dict[int, list[bool]] = {steps: [] for steps in COSTS}
+        self._runs: dict[int, list[float]] = {steps: [] for steps in COSTS}
+
+    def best_of_n(self, fits: list[bool], score: Tensor) -> None:
+        """Of one wish: which seeds meet it, and what the selector says of each (more is better). Disjoint groups of n
+        seeds: the share of them whose best one fits."""
+        self._rows.append(fits)
+        for n, shares in self._picked.items():
+            best = [k + int(score[k : k + n].argmax()) for k in range(0, len(fits) - n + 1, n)]
+            shares.append(sum(fits[k] for k in best) / len(best))
+
+    def searched(self, steps: int, fits: bool, runs: float) -> None:
+        self._hits[steps].append(fits)
+        self._runs[steps].append(runs)
+
+    def rows(self) -> dict[str, Any]:
+        return {
+            "sketches": len(self._rows),
+            "base rate per seed": resampled([sum(row) / len(row) for row in self._rows], seeds=len(self._rows[0])),
+            "seeds that fit": [sum(row) for row in self._rows],
+            "wishes that no seed met": sum(not any(row) for row in self._rows),
+            "best of n": {str(n): shared(shares) for n, shares in self._picked.items()},
+            "search": {
+                str(steps): {
+                    "fits": rate(sum(hits), len(hits)),
+                    "sampler runs": round(sum(self._runs[steps]) / len(hits), 1),
+                }
+                for steps, hits in self._hits.items()
+            },
+        }
 
 
 def _powers(most: int) -> list[int]:
@@ -241,11 +292,13 @@ PARTS: dict[str, Callable[[Bench, dict[str, int], Path], dict[str, Any]]] = {
     "routes": routes,
     "budgets": budgets,
     "break": main_break,
+    "break, again": break_again,
     "break, guided": guided,
     "satisfy": satisfying,
+    "easy": easy,
 }
-FULL = {"prompts": 16, "few": 12, "points": 6, "sketches": 40, "pool": 128}
-QUICK = {"prompts": 1, "few": 1, "points": 1, "sketches": 1, "pool": 8}
+FULL = {"prompts": 16, "few": 12, "compared": 24, "points": 6, "sketches": 24, "pool": 128, "few seeds": 32}
+QUICK = {"prompts": 1, "few": 1, "compared": 1, "points": 1, "sketches": 1, "pool": 8, "few seeds": 8}
 
 
 def main() -> None:
@@ -261,7 +314,7 @@ def main() -> None:
     file = options.out / "results.json"
     for part in options.only:
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        made = {"date": str(datetime.date.today()), "torch": torch.__version__, "sizes": sizes}
+        made = facts(__file__, ["--only", f"'{part}'", *(["--quick"] if options.quick else [])], sizes=sizes)
         known[part] = {**made, **PARTS[part](bench, sizes, options.out)}
         file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         print(part, known[part], flush=True)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ...demo.captions import canonical, negatives
 from ...demo.checker import Reading, read, relation_right
-from ...demo.world import COLOURS, SHAPES, Facts, Scene
+from ...demo.world import BACKGROUNDS, COLOURS, SHAPES, Facts, Scene
 from ...tools.inprocess import execute
 from ..painter import DemoPainter
 
@@ -103,6 +103,17 @@ class Bench(DemoPainter):
                 best, kept = (float(away.min()), k), drawn[int(away.argmin())][None]
         return Drawn(kept, torch.empty(0), float(runs))
 
+    def pool(self, prompt: str, seed: int, count: int) -> Tensor:
+        """Pictures of `count` seeds."""
+        return torch.cat([self.draw(prompt, seed + k, DRAWN) for k in range(0, count, DRAWN)])
+
+    @torch.no_grad()
+    def margins(self, pictures: Tensor, said: list[str]) -> Tensor:
+        """By how much the first CLIP prefers the first text to the nearest of the others: B."""
+        judge = self.first.judge
+        likeness = judge.encode_images(pictures) @ judge.encode_texts(said).T
+        return likeness[:, 0] - likeness[:, 1:].amax(1)
+
     def second_says(self, picture: Tensor, said: list[str]) -> bool:
         """Whether the second CLIP, which nothing followed, prefers one of the wrong texts to the prompt (the first)."""
         judge = self.second.judge
@@ -127,6 +138,12 @@ def one_word_away(scene: Scene) -> list[str]:
     return [canonical(one, background=True) for one in facts]
 
 
+def other_grounds(scene: Scene) -> list[str]:
+    """The text with the scene's ground, and those with another one."""
+    grounds = [scene.background, *(ground for ground in BACKGROUNDS if ground != scene.background)]
+    return [canonical(Facts(scene.facts.objects, None, ground), background=True) for ground in grounds]
+
+
 def looked_at_twice(pictures: Tensor) -> tuple[list[Reading], list[Reading]]:
     """Readings of 8-bit pictures, and of the same one pixel aside: a verdict has to hold for both."""
     levels = (pictures.clamp(0, 1) * 255).round() / 255
@@ -148,12 +165,21 @@ def clean(pictures: Tensor) -> list[bool]:
     return [a.clean and b.clean for a, b in zip(*looked_at_twice(pictures), strict=True)]
 
 
+def _grounded(r: Reading, scene: Scene) -> bool:
+    return r.clean and r.facts.objects == scene.facts.objects and r.background == scene.background
+
+
+def on_its_ground(pictures: Tensor, scene: Scene) -> list[bool]:
+    """Clean scenes with the scene's one object anywhere on its ground."""
+    return [_grounded(a, scene) and _grounded(b, scene) for a, b in zip(*looked_at_twice(pictures), strict=True)]
+
+
 def as_sketched(pictures: Tensor, scene: Scene) -> list[bool]:
     """Clean scenes with the sketch's object in its place and size, on its ground."""
     thing = scene.objects[0]
 
     def fits(r: Reading) -> bool:
-        if not r.clean or r.facts.objects != scene.facts.objects or r.background != scene.background:
+        if not _grounded(r, scene):
             return False
         seen = r.objects[0]
         off = max(abs(a - b) for a, b in zip(seen.centre, thing.centre, strict=True))

@@ -2,31 +2,35 @@
 
     python dev.py run benchmarks/sampler_steer/run.py [--quick] [--out FOLDER]
 
-Writes results.json and README.md. The prompt is a random scene of one object; the target is the same object in
-another colour. What is moved is the conditioning, within an L-inf ball. Where the search is led: to the text by the
-first CLIP alone; and also to a picture, what the same model draws for the target's own prompt with the same seed. A
-result is *there* when the learning-free checker reads a clean scene with the target, and *believed* when the second
-CLIP, which nothing followed, finds the target's caption likelier than those of all 23 others. Noise: random signs, on
-the surface of the same ball. All results are the host's own KSampler's. The independent units are prompts.
+Writes results.json and README.md. The prompt is one object on the ground that no training showed it on, each object
+once; the target is the same in another colour. What is moved is the conditioning, within an L-inf ball. Where the
+search is led: to the text by the first CLIP alone; and also to a picture, what the same model draws for the target's
+own prompt with the same seed. A result is *there* when the learning-free checker reads a clean scene with the target,
+and *believed* when the second CLIP, which nothing followed, finds the target's caption likelier than those of all 23
+others. Noise: random signs, on the surface of the same ball. All results are the host's own KSampler's. The independent
+units are prompts.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...demo.world import COLOURS, SHAPES, sample
+from ...demo.captions import canonical
+from ...demo.world import Facts
 from ...tools.inprocess import execute, open_pack
+from ..prompts import HELD_OUT, one_object
 from ..rates import percent, rate
+from ..record import facts
 from ..sampler_diversity.run import CFG, MODEL, STEPS, Painter
-from ..world_steer.run import believed, caption, other_colours, there
+from ..world_steer.run import Thing, believed, other_colours, there
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, DRAWS = 24, 4
@@ -42,6 +46,12 @@ CHOICES: dict[str, Any] = {
     "search_steps": 80,
     "count": 1,
 }
+# before, with prompts that named no ground and came twice: also a figure of this search
+EARLIER = (
+    "On 24 prompts that named no ground (some came twice), measured before with the same settings: by the text 29 (15 "
+    "to 49), led to a picture 71 (51 to 85)."
+)
+BAR = 0.8  # of issue 7: share of the targets reached
 NEARNESS = -20.0  # weight of the distance from that picture, beside the likeness to the text: it decides
 WAYS = {
     "usual": "the usual picture",
@@ -52,20 +62,33 @@ WAYS = {
 }
 
 
-def things(count: int, seed: int) -> list[tuple[str, str]]:
-    """(colour, shape) of scenes, drawn independently: the same may come twice."""
-    scenes = sample(count, torch.Generator().manual_seed(seed), part="held out", objects=1)
-    colours, shapes = list(COLOURS), list(SHAPES)
-    return [
-        (colours[int(colour)], shapes[int(shape)])
-        for colour, shape in zip(scenes.colour[:, 0], scenes.shape[:, 0], strict=True)
-    ]
+@dataclass(frozen=True)
+class Pair:
+    """What the prompt says, and what is to be seen instead: the same in another colour, on the same ground."""
+
+    first: Thing
+    target: Thing
+    ground: str
+
+    @property
+    def prompt(self) -> str:
+        return _said(self.first, self.ground)
+
+    @property
+    def wish(self) -> str:
+        return _said(self.target, self.ground)
 
 
-def pairs(count: int, seed: int) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """What the prompt says, and the same in another colour."""
-    before = things(count, seed)
-    return list(zip(before, other_colours(before, seed + 1), strict=True))
+def _said(thing: Thing, ground: str) -> str:
+    return canonical(Facts((thing,), None, ground), background=True)
+
+
+def pairs(count: int, seed: int) -> list[Pair]:
+    """Each object once, on its held-out ground, and another colour by chance."""
+    scenes = one_object()[: min(count, HELD_OUT)]
+    before = [scene.facts.objects[0] for scene in scenes]
+    rows = zip(before, other_colours(before, seed), scenes, strict=True)
+    return [Pair(first, target, scene.background) for first, target, scene in rows]
 
 
 def near(nodes: Any, picture: Tensor) -> Any:
@@ -75,13 +98,11 @@ def near(nodes: Any, picture: Tensor) -> Any:
         return nodes.CombineObjectives.execute(distance, NEARNESS, distance, 0.0).args[0]
 
 
-def steer(
-    painter: Painter, first: tuple[str, str], target: tuple[str, str], noise_seed: int, search_seed: int, **more: Any
-) -> tuple[Tensor, Tensor]:
+def steer(painter: Painter, asked: Pair, noise_seed: int, search_seed: int, **more: Any) -> tuple[Tensor, Tensor]:
     """KSampler's picture of the prompt, and the node's, both 1 H W 3."""
     results, unperturbed, *_ = execute(
-        painter.nodes.ClipTargetedAttackSampler, **painter.sockets(caption(first), noise_seed), scorer=painter.first,
-        target_text=caption(target), source_text=caption(first), search_seed=search_seed, **CHOICES, **more,
+        painter.nodes.ClipTargetedAttackSampler, **painter.sockets(asked.prompt, noise_seed), scorer=painter.first,
+        target_text=asked.wish, source_text=asked.prompt, search_seed=search_seed, **CHOICES, **more,
     )  # fmt: skip
     return painter.decoded(unperturbed).movedim(1, -1), painter.decoded(results).movedim(1, -1)
 
@@ -92,14 +113,14 @@ def measured(nodes: Any, model: str, prompts: int) -> dict[str, Any]:
     hits: dict[str, list[bool]] = {way: [] for way in WAYS}
     trusts: dict[str, list[bool]] = {way: [] for way in WAYS}
     began = time.process_time()
-    for at, (first, target) in enumerate(pairs(prompts, DRAWN)):
-        own = painter.draw(caption(target), SEEDS + at, 1)
-        usual, steered = steer(painter, first, target, SEEDS + at, at)
-        led = steer(painter, first, target, SEEDS + at, at, objective=near(nodes, own))[1]
-        noisy = painter.noisy(caption(first), CHOICES["epsilon"], at, DRAWS, SEEDS + at, sign=True).movedim(1, -1)
+    for at, asked in enumerate(pairs(prompts, DRAWN)):
+        own = painter.draw(asked.wish, SEEDS + at, 1)
+        usual, steered = steer(painter, asked, SEEDS + at, at)
+        led = steer(painter, asked, SEEDS + at, at, objective=near(nodes, own))[1]
+        noisy = painter.noisy(asked.prompt, CHOICES["epsilon"], at, DRAWS, SEEDS + at, sign=True).movedim(1, -1)
         shown = {"usual": usual, "steered": steered, "to a picture": led, "noise": noisy, "target": own.movedim(1, -1)}
         for way, pictures in shown.items():
-            same = [target] * len(pictures)
+            same = [asked.target] * len(pictures)
             hits[way] += there(pictures, same)
             trusts[way] += believed(painter.second.judge, pictures, same)
         counts = {way: sum(found) for way, found in hits.items()}
@@ -114,7 +135,7 @@ def measured(nodes: Any, model: str, prompts: int) -> dict[str, Any]:
         for way in WAYS
     ]
     drawn = [led for led, own in zip(hits["to a picture"], hits["target"], strict=True) if own]
-    found = {"prompts": prompts, "seconds": round(time.process_time() - began), "rows": rows}
+    found = {"prompts": len(hits["usual"]), "seconds": round(time.process_time() - began), "rows": rows}
     return {**found, "there, of the targets that are drawn": rate(sum(drawn), len(drawn))} if drawn else found
 
 
@@ -125,11 +146,11 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# The CLIP-targeted attack on a sampler's conditioning",
         "",
-        f"`python dev.py run benchmarks/sampler_steer/run.py`, {results['date']}; {found['seconds']} CPU seconds.",
+        f"`{results['command']}`, {results['date']}; {found['seconds']} CPU seconds.",
         "",
         f"Model: *{results['model']}* of *Load Demo Models*, sampled in {STEPS} at cfg {CFG:g}.",
-        f"{found['prompts']} prompts of one object (drawn at random: some twice), each led to the same in another",
-        f"colour by *Steer Sampling* ({choices}).",
+        f"{found['prompts']} prompts of one object, each once, on the ground that no training showed it on, each led",
+        f"to the same in another colour by *Steer Sampling* ({choices}).",
         "Percent with Wilson 95 % intervals. *There*: the checker reads a clean scene with the target.",
         "*Believed*: the second CLIP, which nothing followed, finds the target's caption the likeliest of 24.",
         "",
@@ -151,6 +172,9 @@ def page(results: dict[str, Any]) -> str:
             f"Of the {of['n']} targets that the model itself draws for their own prompt, {percent(of)} are reached.",
             "",
         ]
+    best = next(row["there"] for row in found["rows"] if row["way"] == "to a picture")
+    verdict = "held" if best["rate"] >= BAR else "missed"
+    lines += [f"Bar: {100 * BAR:.0f} % there: {verdict} at {percent(best)}, led to a picture. {EARLIER}", ""]
     return "\n".join(lines)
 
 
@@ -161,7 +185,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     found = measured(open_pack(), options.model, 3 if options.quick else PROMPTS)
-    results = {"date": str(datetime.date.today()), "model": options.model, "found": found}
+    results = {**facts(__file__), "model": options.model, "found": found}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (options.out / "README.md").write_text(page(results), encoding="utf-8")

@@ -34,7 +34,7 @@ def _table(first: str, rows: dict[str, dict[str, Any]]) -> list[str]:
         f"| {first} | prompts | {' | '.join(COLUMNS)} |",
         "|---" * (2 + len(COLUMNS)) + "|",
         *(
-            f"| {name} | {row['target']['prompts']} | {' | '.join(percent(row[column]) for column in COLUMNS)} |"
+            f"| {name} | {row['target']['n']} | {' | '.join(percent(row[column]) for column in COLUMNS)} |"
             for name, row in rows.items()
         ),
     ]

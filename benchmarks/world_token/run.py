@@ -13,7 +13,6 @@ prompt (with all its seeds) for one trial. n is fixed before a run.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...demo.checker import wilson
 from ...demo.world import BACKGROUNDS, COLOURS, SHAPES
 from ...tools.inprocess import execute, open_pack
+from ..rates import clustered
+from ..record import facts
 from ..verdicts import shown
 
 HERE = Path(__file__).resolve().parent
@@ -152,16 +152,6 @@ class Bench:
         return " ".join(part.inv_vocab[int(place)].removesuffix("</w>") for place in places)
 
 
-def clustered(rows: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """The share over all pairs; the Wilson interval of as many trials as there are prompts."""
-    share = sum(sum(row) / len(row) for row in rows) / len(rows)
-    low, high = wilson(share * len(rows), len(rows))  # type: ignore[arg-type]
-    return {
-        "rate": round(share, 4), "low": round(low, 4), "high": round(high, 4), "prompts": len(rows),
-        "pairs": sum(map(len, rows)),
-    }  # fmt: skip
-
-
 def random_like(vectors: Tensor, seed: int) -> Tensor:
     """Random directions of the same lengths."""
     drawn = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed))
@@ -266,7 +256,7 @@ def main() -> None:
         bench = Bench(nodes, Path(folder))
         for part in options.only:
             known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-            known[part] = {"date": str(datetime.date.today()), "found": PARTS[part](bench, sizes)}
+            known[part] = {**facts(__file__), "sizes": sizes, "found": PARTS[part](bench, sizes)}
             file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     from .page import page
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.batches import joined
 from ...core.errors import ProvokeError
-from ..judges import Held
+from ..judges import Held, room
 from .evaluations import KEPT_BY_CONTROLS, controls
 from .handle import Conditioning, Sampling
 from .inside import conditioning_of, empty_fixed, guider_of, inside
@@ -99,13 +99,15 @@ class Graph(ABC):
         clip: Any = None,
         notes: list[str] | None = None,
         gradient: bool = True,
+        looks: int = 0,
     ) -> T:
         """`inside.inside` with the VAE, and judges (their gradients: `judges.passed`) and a CLIP loaded in the same
-        request."""
+        request. looks: how many pictures the judges look at at once for a gradient."""
         patchers = [patcher for held in judges for patcher in held.patchers]
         return inside(
             self.guider, self.noise, self.sampler, self.sigmas, self.latent, body,
             vae=self.vae, clip=clip, also=patchers, notes=notes, gradient=gradient,
+            beside=room(judges, looks) if looks else 0.0,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------------- with other inputs

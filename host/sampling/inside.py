@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...core.errors import GradientError, ProvokeError
 from ..decode import Decoder
 from ..gradients import gradient_session, normal
-from ..memory import PROBE_BYTES, Ladder, Managed
+from ..memory import MARGIN, PROBE_BYTES, Ladder, Managed
 from ..trees import mapped
 from .evaluations import KEPT, KEPT_BY_CONTROLS, NESTED, ONCE, Evaluator, controls, swaps_weights
 from .handle import Sampling
@@ -60,6 +60,7 @@ def inside(
     notes: list[str] | None = None,
     check: bool = True,
     gradient: bool = True,
+    beside: float = 0.0,
 ) -> T:
     """Runs `body` where a sampler runs, with everything loaded and differentiable, and returns what it returns.
 
@@ -76,7 +77,9 @@ def inside(
         notes: a list that receives in words what was replaced or stepped down.
         check: look first whether an evaluation is a function, and whether its gradient agrees with finite differences
             (some 25 forwards, once). What is cut or wrong is refused.
-        gradient: False when the body asks for none: then samplers and models without one are welcome too.
+        gradient: False when the body asks for none through the model: then samplers and models without one are welcome
+            too.
+        beside: bytes that judges need for their backward (`judges.room`): asked for with the model's and the VAE's own.
 
     Raises:
         ProvokeError: a latent, schedule or object that does not fit. GradientError: a sampler, patch or model that no
@@ -91,9 +94,10 @@ def inside(
     _refuse_second_model(guider)
     own = copy.copy(guider)  # sampling writes to its guider; the user's stays as it is
     partners = [part.patcher for part in (decoder, encoder) if part is not None] + list(also)
-    own.model_patcher = prepared(guider.model_patcher, partners, notes)
+    fixed = empty_fixed(guider.model_patcher, latent)
+    beside += decoder.room(fixed["samples"].shape) if decoder is not None and (gradient or beside) else 0.0
+    own.model_patcher = prepared(guider.model_patcher, partners, notes, backward=gradient, beside=beside * MARGIN)
     own.model_options = options_of(guider, own.model_patcher)
-    fixed = empty_fixed(own.model_patcher, latent)
     drawn = noise.generate_noise(fixed)
     entry: _Inside[T] = _Inside(chosen, body, decoder, encoder, fixed, notes, check, gradient)
     entry.conditioning, entry.drawn = conditioning_of(guider), drawn
@@ -128,6 +132,7 @@ def within(
     vae: Any,
     also: Sequence[Any] = (),
     notes: list[str] | None = None,
+    beside: float = 0.0,
 ) -> T:
     """`inside` for a SAMPLER of the host: runs `body` within its own `sample`, and returns what the body returns.
 
@@ -136,7 +141,7 @@ def within(
 
     Args:
         model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask: as the host calls `Sampler.sample`.
-        vae, also, notes: as in `inside`; loaded in one request with everything that the sampling has loaded.
+        vae, also, notes, beside: as in `inside`; loaded in one request with everything that the sampling has loaded.
     """
     notes = [] if notes is None else notes
     _check_sigmas(sigmas)
@@ -148,7 +153,8 @@ def within(
     entry: _Inside[T] = _Inside(sampler, body, decoder, None, {"samples": latent}, notes, False, False, False)
     entry.conditioning = conditioning_of(model_wrap)
     loaded = [one for one in model_wrap.loaded_models if isinstance(one, comfy.model_patcher.ModelPatcher)]
-    Managed(model_wrap.model_patcher, *loaded, decoder.patcher, *also).ask(PROBE_BYTES)
+    wanted = PROBE_BYTES + (beside + decoder.room(latent_image.shape)) * MARGIN
+    Managed(model_wrap.model_patcher, *loaded, decoder.patcher, *also).ask(wanted)
     with _open(decoder.patcher, also):
         entry.sample(model_wrap, sigmas, extra_args, None, noise, latent_image, denoise_mask, True)
     return entry.result[0]

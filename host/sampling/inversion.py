@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ProvokeError
+from ..judges import Held, room
 from ..progress import check_cancelled
 from .distillation import Predictor
 from .handle import Sampling
@@ -40,12 +41,12 @@ class InversionSampler(comfy.samplers.Sampler):  # type: ignore[misc]
 
     Args:
         body: the opened sampling and what to report to -> the latent, B C h w in the model's own space.
-        vae: from a VAE socket. also: patchers of what the body computes with.
+        vae: from a VAE socket. judges: what the body asks, one copy of the batch at a time.
         still: whether there is nothing to do: the latent goes out as it came in.
     """
 
-    def __init__(self, body: Body, vae: Any, also: Sequence[Any], *, still: bool = False) -> None:
-        self._body, self._vae, self._also, self._still = body, vae, also, still
+    def __init__(self, body: Body, vae: Any, judges: Sequence[Held], *, still: bool = False) -> None:
+        self._body, self._vae, self._judges, self._still = body, vae, judges, still
 
     def sample(
         self,
@@ -78,7 +79,11 @@ class InversionSampler(comfy.samplers.Sampler):  # type: ignore[misc]
                 callback(last - 1, found, found, last)  # what the host gives out as its last prediction
             return found
 
-        return within(model_wrap, sigmas, extra_args, noise, latent, denoise_mask, body, vae=self._vae, also=self._also)
+        return within(
+            model_wrap, sigmas, extra_args, noise, latent, denoise_mask, body, vae=self._vae,
+            also=[patcher for held in self._judges for patcher in held.patchers],
+            beside=room(self._judges, len(latent)),
+        )  # fmt: skip
 
 
 def ratios_of(sampling: Sampling) -> tuple[float, float, float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import comfy.cli_args
@@ -23,9 +25,10 @@ CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}  # comfy_extras.no
 # What a backward needs of one evaluation, in units of the host's own estimate for a forward: 9 (SD1.5) to 33 (Wan),
 # counted on the real configurations.
 BACKWARD_FACTOR = 25
+FORWARD_FACTOR = 1
 
 
-def prepared(model: Any, also: Sequence[Any], notes: list[str]) -> Any:
+def prepared(model: Any, also: Sequence[Any], notes: list[str], *, backward: bool = True, beside: float = 0.0) -> Any:
     """A clone of a MODEL for one run with gradients; the user's own is not touched.
 
     Args:
@@ -33,6 +36,8 @@ def prepared(model: Any, also: Sequence[Any], notes: list[str]) -> Any:
         also: patchers (VAE, CLIP, a second MODEL) to be loaded in the same request, so that none of them is unloaded
             while a graph through it is alive.
         notes: receives in words what was replaced.
+        backward: whether gradients go through the model itself. beside: bytes that what is loaded with it needs at
+            the same time (a decoder's backward, a judge's): both are asked for with the model.
 
     Raises:
         GradientError: a speed cache, whose result is no function of its input.
@@ -48,7 +53,8 @@ def prepared(model: Any, also: Sequence[Any], notes: list[str]) -> Any:
     if _remove_attention(clone.model_options):
         notes.append("PyTorch attention instead of the attention that a node put into the model")
     clone.set_additional_models(KEY, list(also))
-    clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _ask_for_more)
+    ask = partial(_ask_for_more, BACKWARD_FACTOR if backward else FORWARD_FACTOR, beside)
+    clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, ask)
     return clone
 
 
@@ -94,8 +100,12 @@ def _remove_compile(clone: Any, notes: list[str]) -> None:
         notes.append("the model without torch.compile")
 
 
-def _ask_for_more(executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
+def _ask_for_more(
+    factor: float, beside: float, executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Wraps sampler_helpers.prepare_sampling, whose request is sized for a forward, by scaling the batch that it sees.
+
+    factor: of what the host reckons with. beside: bytes that are needed besides.
 
     `force_full_load`: a large request would otherwise offload the model itself (MIN_WEIGHT_MEMORY_RATIO), and weights
     streamed through one buffer cannot be saved for backward. Only a model that could not be loaded at all is streamed.
@@ -104,9 +114,9 @@ def _ask_for_more(executor: Any, model: Any, noise_shape: Any, conds: Any, *args
     total = management.get_total_memory(model.load_device)
     weights = model.model_size() + sum(one.model_size() for one in model.get_nested_additional_models())
     estimate = max(1.0, float(model.model.memory_required([2 * noise_shape[0], *noise_shape[1:]])))
-    factor = int(max(1, min(BACKWARD_FACTOR, (0.85 * total - weights) / estimate)))
+    wanted = math.ceil(max(1.0, min(factor + beside / estimate, (0.85 * total - weights) / estimate)))
     kwargs["force_full_load"] = weights < 0.75 * total
-    return executor(model, [noise_shape[0] * factor, *noise_shape[1:]], conds, *args, **kwargs)
+    return executor(model, [noise_shape[0] * wanted, *noise_shape[1:]], conds, *args, **kwargs)
 
 
 @contextmanager

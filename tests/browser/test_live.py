@@ -90,6 +90,37 @@ def test_in_a_subgraph_the_chart_is_inside_and_outside(tab: Tab, graph: Graphs, 
     assert len(tab.charts()) == 1
 
 
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_a_samplers_report_is_beneath_the_chart_of_the_node_that_ran(tab: Tab, graph: Graphs, renderer: str) -> None:
+    """A SAMPLER has no output for it; after a reload it is still there."""
+    made = graph("VLM inversion as a sampler")
+    values = node_of(made, "ProvokeVlmInversion")["widgets_values"]
+    values[1:3] = [3, next(SEEDS)]  # steps, search_seed
+    tab.render(renderer)
+    tab.load("VLM inversion as a sampler", made)
+    tab.frame()
+    tab.run()
+    assert tab.wait_for_end() == "execution_success"
+    report = tab.page.locator(".provoke-report", has_text="8 decodes, 16 looks of the VLM").first
+    report.wait_for()
+    chart, words = (tab.page.locator(name).first.bounding_box() for name in (".provoke-live svg", ".provoke-report"))
+    assert chart is not None
+    assert words is not None
+    assert words["y"] >= chart["y"] + chart["height"]  # neither covers the other
+    assert words["y"] + words["height"] <= bottom_of(tab)
+    said = report.inner_text()
+    tab.reload()
+    report.wait_for()
+    assert report.inner_text() == said
+
+
+def bottom_of(tab: Tab) -> float:
+    """Where the box of the chart ends."""
+    box = tab.page.locator(".provoke-live").first.bounding_box()
+    assert box is not None
+    return box["y"] + box["height"]
+
+
 def test_two_tabs_do_not_mix(tab: Tab, chromium: Any, server: Server, graph: Graphs) -> None:
     made = {**searching(graph, 8), "id": str(uuid.uuid4())}  # the same workflow in both
     other = Tab(chromium, server.url)

@@ -199,6 +199,16 @@ def test_every_step_rule_moves_it(nodes, graph, objective, step_rule: str) -> No
     assert bool(out.embedding.vectors["clip_l"].any())
 
 
+@pytest.mark.parametrize("route", ["one-step", "last steps", "residual"])
+def test_every_route_moves_it(nodes, graph, objective, route: str) -> None:
+    """Elsewhere than the exact one: it is another gradient. (By the sign it would be much the same.)"""
+    choices = {"search_steps": 1, "step_rule": "steepest", "objective": objective}
+    found, exact = (run(nodes, graph(), route=way, **choices).loss["loss"] for way in (route, "exact"))
+    if route != "one-step":  # it scores a predicted picture
+        assert found[0] == exact[0]
+    assert found[1] != exact[1]
+
+
 def test_best_of_random_tokens_needs_no_gradient(nodes, graph, objective) -> None:
     """Not even of the sampler."""
     one = graph(sampler="dpm_adaptive")

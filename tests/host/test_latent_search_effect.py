@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,12 +45,13 @@ def test_a_search_towards_a_near_miss_breaks_what_is_drawn_right(nodes: ModuleTy
     """One prompt of the benchmark that the plain sampler draws right for all of 100 seeds: a clean picture of something
     else, from the host's own sampler and the exported noise, and the seed's own picture is right."""
     import provoke.benchmarks.latent_search.run as bench
-    from provoke.benchmarks.latent_search.world import broken, one_word_away
+    from provoke.benchmarks.latent_search.world import broken
+    from provoke.benchmarks.prompts import one_object, with_ground
     from provoke.demo.checker import read, relation_right
 
     world = bench.Bench(nodes)
-    scene = next(one for one in bench.single() if one_word_away(one)[0] == "a red circle on a white background")
-    assert bool(relation_right(read(world.draw(one_word_away(scene)[0], 510, 1)), [scene]).all())
+    scene = next(one for one in one_object() if with_ground(one) == "a red circle on a white background")
+    assert bool(relation_right(read(world.draw(with_ground(scene), 510, 1)), [scene]).all())
     found = world.towards(scene, 510, 1, **bench.TOWARDS)
     assert broken(found.picture, [scene]) == [True]
 
@@ -70,6 +72,55 @@ def test_the_benchmark_runs(nodes: ModuleType, tmp_path: Path) -> None:
     text = page(found)
     assert "## Routes" in text
     assert "best of 8 seeds" in text
+
+
+def test_the_benchmark_breaks_and_compares(nodes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prompt of each of these parts in few steps, and what their page says of it."""
+    import provoke.benchmarks.latent_search.run as bench
+    from provoke.benchmarks.latent_search.page import page
+
+    shutil.copy(bench.HERE / "prompts.json", tmp_path)  # which are drawn right was found there
+    monkeypatch.setattr(bench, "TOWARDS", {**bench.TOWARDS, "search_steps": 2})
+    monkeypatch.setattr(bench, "SEEDS", 10)
+    few = {name: {**way, "search_steps": min(2, way.get("search_steps", 2))} for name, way in bench.BUDGETS.items()}
+    monkeypatch.setattr(bench, "BUDGETS", few)
+    world = bench.Bench(nodes)
+    compared = bench.budgets(world, bench.QUICK, tmp_path)
+    assert list(compared) == list(bench.BUDGETS)
+    assert compared["no search"]["sampler runs"] < compared["turn"]["sampler runs"]
+    assert all(row["rejected"]["n"] == row["broken"]["n"] == 1 for row in compared.values())
+    made = {"date": "today"}
+    found = {
+        "budgets": {**made, **compared},
+        "break": {**made, **bench.main_break(world, bench.QUICK, tmp_path)},
+        "break, again": bench.break_again(world, bench.QUICK, tmp_path),
+    }
+    assert found["break"]["failures of 100 seeds"][0] <= bench.ALLOWED
+    assert found["break"]["no search"]["broken"]["rate"] == 0  # it is drawn right
+    towards = found["break"]["ways"]["towards near misses"]
+    assert towards["sampler runs"] >= found["break"]["ways"][f"away from the prompt, {bench.OTHER}"]["sampler runs"]
+    assert found["break, again"]["failures of 100 other seeds"][0] <= 5  # of 10: it is one of the reliable ones
+    text = page(found)
+    assert text.count("\n| ") == len(few) + len(found["break"]["ways"]) + 2  # and two heads
+    held = "held" if towards["broken"]["rate"] >= 0.8 else "missed"
+    assert f"Bar: 80 % broken: {held}" in text
+    assert "Not run yet" in text
+
+
+@pytest.mark.parametrize(("fits", "words"), [(12, "23 runs against 128: held"), (2, "missed, no search succeeds")])
+def test_the_page_says_whether_satisfying_is_worth_it(fits: int, words: str) -> None:
+    from provoke.benchmarks.latent_search.page import page
+    from provoke.benchmarks.rates import rate, shared
+
+    picked = {"64": shared([0.4] * 20), "128": shared([0.5] * 20)}
+    search = {
+        "10": {"fits": rate(fits, 20), "sampler runs": 23.0},
+        "20": {"fits": rate(fits, 20), "sampler runs": 43.0},
+    }
+    found = {"sketches": 20, "wishes that no seed met": 1, "base rate per seed": shared([0.01] * 20)}
+    text = page({"satisfy": {"date": "today", **found, "best of n": picked, "search": search}})
+    assert words in text
+    assert "of single seeds 1.0 (0.0 to" in text.lower()
 
 
 def test_verdicts_are_about_the_picture(nodes: ModuleType) -> None:

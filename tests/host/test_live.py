@@ -123,6 +123,23 @@ def test_the_nodes_output_brings_the_curve_along_once(live: Any, page: Page) -> 
     assert io.NodeOutput(1, ui={"text": ("mine",)}).ui == {"text": ("mine",)}
 
 
+@pytest.mark.usefixtures("node")
+def test_a_report_comes_with_the_end_and_stays_with_the_curve(
+    live: Any, page: Page, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a search whose node has no output for it."""
+    with caplog.at_level("INFO", logger=live.__name__), live.running():
+        list(live.charted(all_steps([[0.0], [1.0]]), 2))
+        live.reported("score  1 (0)")
+    last = page.told()[-1]
+    assert (last["over"], last["report"]) == (True, "score  1 (0)")
+    assert not any(told.get("report") for told in page.told()[:-1])
+    assert live._last["tab", "flow", "12:5"].whole()["report"] == "score  1 (0)"
+    assert caplog.messages == ["Provoke, node 12:5:\nscore  1 (0)"]
+    list(live.charted(all_steps([[0.0]]), 1))
+    assert page.told()[-1]["report"] == ""  # another search's is not its own
+
+
 def test_another_nodes_output_does_not(live: Any, page: Page) -> None:
     from comfy_execution.utils import CurrentNodeContext
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 pytestmark = pytest.mark.usefixtures("executor")
+CLIP = Path(__file__).resolve().parents[2] / "demo" / "weights" / "provoke_clip" / "second"
 
 
 class Greedy(nn.Module):
@@ -157,6 +159,35 @@ def test_the_host_is_asked_before_any_graph_lives(
     assert full == {True}  # a model in parts cannot be saved for backward
 
 
+def test_room_is_asked_for_the_judges_too(
+    host: SimpleNamespace, build: Any, photo: Callable[..., Tensor], monkeypatch: Any
+) -> None:
+    """While the model's graph waits, the judge's is made: for every picture of the search, one copy of each."""
+    import comfy.model_management as mm
+
+    from provoke.host import judges
+    from provoke.scorers.load import load_scorer
+
+    image, vae = photo(2, 64, 64), build.vae()
+    held = judges.manage(load_scorer(CLIP))
+    look = judges.room([held], 1)
+    assert look > 100_000
+    assert judges.room([held], 6) == 6 * look
+    asked: list[float] = []
+    load = mm.load_models_gpu
+
+    def heard(models: Any, memory_required: float = 0, **more: Any) -> None:
+        asked.append(memory_required)
+        load(models, **more)
+
+    monkeypatch.setattr(mm, "load_models_gpu", heard)
+    needed = []
+    for also in ((), (held,)):
+        with host.open(vae, image, samples=3, also=also):
+            needed.append(asked[-1])
+    assert needed[1] - needed[0] == pytest.approx(6 * look * host.memory.MARGIN)
+
+
 def test_bytes_kept_are_counted_once(host: SimpleNamespace) -> None:
     with torch.inference_mode(False):
         net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Sigmoid(), nn.Conv2d(8, 3, 1)).requires_grad_(False)
@@ -165,6 +196,33 @@ def test_bytes_kept_are_counted_once(host: SimpleNamespace) -> None:
     assert (
         kept == (8 + 3) * 32 * 32 * 4
     )  # the sigmoid's output (saved by two) and what is squared; no weights, no input
+
+
+def test_the_most_that_is_kept_at_one_time(host: SimpleNamespace) -> None:
+    """Two halves one after the other are one half; what a checkpoint computes again in its backward counts."""
+    from provoke.host.checkpoint import checkpoint
+
+    with torch.inference_mode(False):
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Sigmoid(), nn.Conv2d(8, 3, 1)).requires_grad_(False)
+        x = torch.rand(1, 3, 32, 32)
+        whole = host.memory.most_kept(lambda leaf: net(leaf).square(), x, net)
+        assert whole == host.memory.bytes_kept(lambda leaf: net(leaf).square(), x, net) == (8 + 3) * 32 * 32 * 4
+
+        def again(leaf: Tensor) -> Tensor:
+            (out,) = checkpoint(lambda part: (net(part).square(),), leaf, around=lambda piece: piece())
+            return out
+
+        # beside them the copy that the piece is given
+        assert host.memory.bytes_kept(again, x, net) < whole <= host.memory.most_kept(again, x, net) <= 1.3 * whole
+
+        def halves(leaf: Tensor) -> Tensor:
+            def pulled(part: Tensor) -> Tensor:
+                other = part.detach().requires_grad_(True)
+                return torch.autograd.grad(net(other).square().sum(), other)[0]
+
+            return leaf * torch.cat([pulled(part) for part in leaf.chunk(2, dim=2)], 2)
+
+        assert host.memory.most_kept(halves, x, net) < 0.8 * whole
 
 
 def test_costs_are_what_is_counted(host: SimpleNamespace, build: Any, photo: Callable[..., Tensor]) -> None:

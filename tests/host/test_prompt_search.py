@@ -285,6 +285,13 @@ def test_an_objective_without_a_slope_is_an_error_and_none_for_evolution(nodes, 
         run(one, objective=flat, method="gradient", search_steps=30)
 
 
+def test_every_route_leads_somewhere(run, graph) -> None:
+    for route in ("one-step", "last steps", "residual"):
+        out = run(graph(), route=route, method="gradient")
+        assert "0 looks with a gradient" not in out.report
+        assert out.prompts
+
+
 def test_samplers_without_a_gradient_are_welcome_without_one(run, graph) -> None:
     one = graph(sampler="dpm_adaptive")
     assert run(one, method="evolution", search_steps=2).prompts

@@ -15,7 +15,7 @@ def test_results_differ_more_than_by_noise_of_the_same_norm(nodes: ModuleType) -
     import provoke.benchmarks.sampler_diversity.run as bench
 
     painter, text, norm = bench.Painter(nodes, "20 steps"), "a red circle", 0.1
-    scene = bench.sample(1, torch.Generator().manual_seed(0), objects=1)  # what it shows is not asked here
+    scene = bench.one_object()[0]  # what it shows is not asked here
     ours, noise = bench.Tally(painter), bench.Tally(painter)
     ours.add(painter.varied(text, norm, count=2, search_steps=6), scene)
     noise.add(painter.noisy(text, norm, 0), scene)

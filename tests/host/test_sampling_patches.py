@@ -292,6 +292,28 @@ def test_a_patch_that_cuts_is_refused(run, tools) -> None:
     assert run(model, by_noise, check=False).abs().max() > 0  # who asks for it gets it
 
 
+def test_a_patch_that_cuts_at_one_moment_is_refused(run, tools) -> None:
+    """On for a part of the schedule, as range nodes do it: the other noises that have to agree are of that moment."""
+    import comfy.samplers
+
+    model = tools.tiny.model("sd15").clone()
+    steps = 4
+    moment = float(
+        comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)[steps // 2]
+    )
+    asked: set[bool] = set()
+
+    def cut(n: Tensor, context: Tensor, value: Tensor, extra: Any) -> tuple[Tensor, Tensor, Tensor]:
+        now = abs(float(extra["sigmas"][0]) - moment) < 1e-3 * moment
+        asked.add(now)
+        return (n.detach() if now else n), context, value
+
+    model.set_model_attn1_patch(cut)
+    with pytest.raises(tools.errors.GradientError, match=r"wrong gradient \(finite differences disagree.*attn1_patch"):
+        run(model, by_noise, steps=steps)
+    assert asked == {True, False}
+
+
 def test_a_patch_that_cuts_the_text_is_refused(run, tools) -> None:
     """The gradient by the latent is right, that by the conditioning is not."""
     model = tools.tiny.model("sd15").clone()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from provoke.demo.world import render, sample
+from provoke.demo.world import Facts, render, sample, split
 
 
 def shares(hits: int, of: int) -> dict[str, Any]:
@@ -22,20 +22,21 @@ def shares(hits: int, of: int) -> dict[str, Any]:
 
 def test_verdicts_of_steering_are_about_the_picture(scorer: Any) -> None:
     """A drawn scene is there for what it shows and for nothing else, and the CLIP believes it."""
-    from provoke.benchmarks.sampler_steer.run import pairs, things
-    from provoke.benchmarks.world_steer.run import believed, there
+    from provoke.benchmarks.sampler_steer.run import pairs
+    from provoke.benchmarks.world_steer.run import believed, other_colours, there
 
     scenes = sample(6, torch.Generator().manual_seed(91), part="held out", objects=1)
     pictures = render(scenes).movedim(1, -1)
-    shown = things(6, 91)
+    shown = [scene.facts.objects[0] for scene in scenes]
     assert there(pictures, shown) == [True] * 6
     assert sum(believed(scorer.judge, pictures, shown)) >= 5
-    asked = pairs(6, 91)
-    assert [before for before, _ in asked] == shown
-    assert all(before[0] != after[0] and before[1] == after[1] for before, after in asked)
-    wanted = [after for _, after in asked]
+    wanted = other_colours(shown, 92)
     assert there(pictures, wanted) == [False] * 6
     assert sum(believed(scorer.judge, pictures, wanted)) <= 1
+    asked = pairs(100, 91)
+    assert len({one.prompt for one in asked}) == len(asked) == 24
+    assert all(one.first[0] != one.target[0] and one.first[1] == one.target[1] for one in asked)
+    assert all(split(Facts((one.first,), None, one.ground)) == "held out" for one in asked)
 
 
 def test_a_prompt_is_steered_by_the_benchmark(nodes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +48,7 @@ def test_a_prompt_is_steered_by_the_benchmark(nodes: ModuleType, monkeypatch: py
     assert list(rows) == list(bench.WAYS)
     assert [rows[way]["both"]["n"] for way in ("usual", "steered", "noise")] == [1, 1, bench.DRAWS]
     assert rows["usual"]["there"]["rate"] == 0  # another colour was asked for
-    text = bench.page({"date": "today", "model": "4 steps", "found": found})
+    text = bench.page({"date": "today", "command": "this", "model": "4 steps", "found": found})
     assert text.count("\n| ") == 1 + len(bench.WAYS)
     assert "sign noise of the same norm | 4 |" in text
 

@@ -46,9 +46,9 @@ def test_no_object_is_in_both_halves() -> None:
 
 
 def test_a_prompt_is_one_trial() -> None:
-    from provoke.benchmarks.world_token.run import clustered
+    from provoke.benchmarks.rates import clustered
 
     found = clustered([[True, True], [False, False], [True, False]])
     assert found["rate"] == 0.5
-    assert (found["prompts"], found["pairs"]) == (3, 6)
+    assert (found["n"], found["trials"]) == (3, 6)
     assert found["low"] < 0.5 < found["high"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from provoke.core.errors import ProvokeError
+from provoke.core.errors import GradientError, ProvokeError
 from provoke.tools.inprocess import execute
 
 from .sampler_graph import SamplerGraph
@@ -145,6 +146,36 @@ def test_a_latent_like_the_input_that_repeats(nodes, graph, vlm, family: str) ->
     assert ", 3 evaluations of the model" in out.report
 
 
+@pytest.mark.parametrize(("source", "evaluations"), [(False, 3), (True, 6)])
+def test_the_cost_that_is_said_is_what_is_counted(
+    nodes, graph, vlm, tiny, monkeypatch: pytest.MonkeyPatch, source: bool, evaluations: int
+) -> None:
+    """One decode a step; of the VLM a look a copy; of the model an evaluation, of an edit two."""
+    from provoke.host.decode import Decoder
+    from provoke.scorers.blip2 import Blip2Matching
+
+    counted = {"decodes": 0, "looks": 0, "evaluations": 0}
+    one = graph(latent=tiny.picture_latent("sd15", seed=3))
+
+    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counts(*args: Any, **more: Any) -> Any:
+            counted[name] += 1
+            return function(*args, **more)
+
+        return counts
+
+    monkeypatch.setattr(Decoder, "__call__", counting("decodes", Decoder.__call__))
+    monkeypatch.setattr(Blip2Matching, "_loss", counting("looks", Blip2Matching._loss))
+    net = type(one.model.model.diffusion_model)
+    monkeypatch.setattr(net, "forward", counting("evaluations", net.forward))
+    extra = {"source": tiny.conditioning("sd15", seed=7)} if source else {}
+    report = run(nodes, one, vlm, copies=4, **extra).report
+    measured = 2 + 2  # both its losses to count the room, and the host's own pictures of the start and the end
+    assert counted == {"decodes": 8, "looks": 32 + measured, "evaluations": evaluations}
+    said = f"8 decodes, 32 looks of the VLM a latent (with their gradients but for the selection's), {evaluations} "
+    assert said in report
+
+
 def test_no_steps_is_the_latent_itself(nodes, graph, vlm, tiny) -> None:
     one = graph(latent=tiny.picture_latent("sd15", seed=3))
     out = run(nodes, one, vlm, steps=0)
@@ -192,6 +223,12 @@ def test_it_goes_on_from_its_own_output(nodes, graph, vlm) -> None:
     again = run(nodes, one, vlm)
     assert again.samples.shape == first.samples.shape
     assert not torch.equal(again.samples, first.samples)
+    ended = re.findall(r"latent 1  (\S+) \(", first.report)
+    assert re.findall(r"latent 1  \S+ \((\S+)\)", again.report) == ended  # it begins where that one ended
+    assert len(ended) == 2
+    # a run that does not move gives it back: the latent itself is resumed, not another encoding of its picture
+    still = run(nodes, one, vlm, step_size=0.0001, steps=1, warm_up=1.0)
+    torch.testing.assert_close(still.samples, first.samples, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -353,6 +390,28 @@ def test_as_a_sampler_of_the_host(nodes, graph, vlm) -> None:
     assert not torch.equal(found, other)
 
 
+def test_the_samplers_report_is_the_running_nodes(nodes, graph, vlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In figures that the pictures of its two latents have with the host's own decode: those of the node's report."""
+    from provoke.nodes import vlm_inversion
+    from provoke.nodes.objective import scored_one_by_one
+    from provoke.nodes.vlm_objective import vlm_parts
+
+    said: list[str] = []
+    monkeypatch.setattr(vlm_inversion, "reported", said.append)
+    one = graph()
+    samples, _ = advanced(one, sampler(nodes, one, vlm))
+    (report,) = said
+    with torch.inference_mode():
+        images = one.vae.decode(samples).movedim(-1, 1).float().clone()
+        wanted = scored_one_by_one(vlm_parts(vlm, PROMPT, {"matching": 1.0, "caption": 1.0}), images, None)
+    for name, value in wanted.terms.items():
+        assert f"{name} (of the start)\n  latent 1  {float(value):.4g} (" in report
+    assert "8 decodes, 16 looks" in report
+    assert ", 3 evaluations of the model" in report
+    advanced(one, sampler(nodes, one, vlm, steps=0))
+    assert len(said) == 1
+
+
 def test_the_guiders_guidance_serves_the_pull(nodes, graph, vlm) -> None:
     one, other = graph(), graph()
     one.settings["cfg"], other.settings["cfg"] = 1.0, 20.0
@@ -398,6 +457,98 @@ def test_a_sampler_with_nothing_to_begin_from(nodes, graph, vlm) -> None:
         advanced(one, sampler(nodes, one, vlm), noise=DisableNoise.execute().args[0])
 
 
+def test_a_sampler_refuses_what_it_cannot_honour(nodes, graph, vlm, tiny) -> None:
+    """A guider with a second model, no noise level, an edit of nothing; a text that cannot be read before it runs."""
+    from comfy_extras.nodes_custom_sampler import BasicGuider
+
+    one = graph()
+    made = sampler(nodes, one, vlm)
+    guider = BasicGuider.execute(one.model, one.positive).args[0]
+    guider.other_model = graph().model
+    with pytest.raises(GradientError, match="runs a second model"):
+        advanced(one, made, guider=guider)
+    with pytest.raises(ProvokeError, match="No noise level of SIGMAS is above 0"):
+        advanced(one, made, sigmas=torch.tensor([0.0, 0.0]))
+    with pytest.raises(ProvokeError, match="the latent is empty"):
+        advanced(one, sampler(nodes, one, vlm, source=tiny.conditioning("sd15", seed=7)))
+    with pytest.raises(ProvokeError, match="The text is empty"):
+        sampler(nodes, one, vlm, prompt=" ")
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+
+def most_in_a_look(vlm: Any, problem: Any, z: Tensor) -> int:
+    """The most bytes that autograd keeps at one time in an evaluation with its gradient, the judge's weights apart."""
+    from provoke.host.judges import passed
+    from provoke.host.memory import most_kept
+
+    def evaluated(x: Tensor) -> Tensor:
+        return x * problem.evaluate(x.detach(), torch.Generator().manual_seed(1), gradient=True).gradient
+
+    with torch.inference_mode(False), passed(vlm):
+        return most_kept(evaluated, z, vlm.judge.module)
+
+
+def test_memory_does_not_grow_with_the_copies(nodes, graph, vlm) -> None:
+    """Counted with the genuine decoder and judge: ten copies take what three do, and at most a third of what they would
+    in one graph."""
+    from provoke.core import inversion
+    from provoke.core.inversion import HardExamples
+    from provoke.core.problem import Differentiable, ImageProblem
+    from provoke.nodes.objective import Situation
+    from provoke.nodes.vlm_objective import vlm_parts
+
+    found: dict[str, int] = {}
+
+    def body(sampling: Any) -> None:
+        generator = Differentiable(lambda z: sampling.decode(sampling.latent_of(z)))
+        objective = vlm_parts(vlm, PROMPT, {"matching": 1.0, "caption": 1.0}).build(Situation())
+
+        def at_once(image: Tensor) -> Tensor:
+            draw, change = torch.Generator().manual_seed(1), inversion.views()
+            return torch.stack([objective(change(image, draw)) for _ in range(10)]).mean(0)
+
+        for copies in (3, 10):
+            problem = HardExamples(generator, objective, augment=inversion.views(), copies=copies, hardest=0)
+            found[f"{copies} copies"] = most_in_a_look(vlm, problem, sampling.noise)
+        found["at once"] = most_in_a_look(vlm, ImageProblem(generator, at_once), sampling.noise)
+
+    opened(graph(), body)
+    assert found["10 copies"] <= 1.1 * found["3 copies"]  # (which changes are drawn differs a little)
+    assert found["10 copies"] <= found["at once"] / 3
+
+
+@pytest.mark.parametrize("form", ["node", "SAMPLER"])
+def test_the_judges_backward_is_asked_for(nodes, graph, vlm, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """In the request that loads everything, however many copies; and the decoder's with it."""
+    import comfy.model_management as mm
+
+    from provoke.host import judges
+    from provoke.host.decode import Decoder
+    from provoke.host.memory import MARGIN
+
+    asked: list[float] = []
+    load = mm.load_models_gpu
+
+    def heard(models: Any, memory_required: float = 0, **more: Any) -> None:
+        if vlm.patchers[0] in models and len(models) > 1 + len(vlm.patchers):
+            asked.append(memory_required)
+        load(models, memory_required=memory_required, **more)
+
+    one = graph(batch=2)
+    look = judges.room([vlm], 2)
+    decode = Decoder(one.vae, []).room(one.latent["samples"].shape)
+    assert min(look, decode) > 100_000
+    monkeypatch.setattr(mm, "load_models_gpu", heard)
+    for copies in (1, 4):
+        choices = {"copies": copies, "steps": 1}
+        _ = run(nodes, one, vlm, **choices) if form == "node" else advanced(one, sampler(nodes, one, vlm, **choices))
+    first, *others = asked
+    assert first >= (look + decode) * MARGIN
+    assert set(others) == {first}
+
+
 # ---------------------------------------------------------------------------------------------- while it runs
 
 
@@ -417,13 +568,30 @@ def test_cancel_takes_effect_within_a_step_and_leaves_nothing(nodes, graph, vlm,
     assert state(vlm.judge.module) == judge
 
 
-def test_stop_keeps_the_best(nodes, graph, vlm, at_progress) -> None:
+@pytest.mark.parametrize("form", ["node", "SAMPLER"])
+def test_stop_keeps_the_best(nodes, graph, vlm, at_progress, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     from provoke.host import stop
+    from provoke.nodes import vlm_inversion
 
+    said: list[str] = []
+    monkeypatch.setattr(vlm_inversion, "reported", said.append)
+    one, made = graph(), sampler(nodes, graph(), vlm, steps=40)
     heard = at_progress(3, lambda: stop.stop(""))
-    out = run(nodes, graph(), vlm, steps=40)
-    assert heard[-1] <= next(value for value in heard if value >= 3) + 1
-    assert "stopped by request, best kept" in out.report
+    if form == "node":
+        out = run(nodes, one, vlm, steps=40)
+        samples, report = out.samples, out.report
+    else:
+        (samples, _), report = advanced(one, made), said[-1]
+    # (the SAMPLER's last call of the host's bar is at its end: it gives out the last prediction)
+    assert heard[-1 if form == "node" else -2] <= next(value for value in heard if value >= 3) + 1
+    assert "stopped by request, best kept" in report
+    assert bool(samples.isfinite().all())
+
+
+def test_a_time_ends_it_with_what_is_there(nodes, graph, vlm) -> None:
+    out = run(nodes, graph(), vlm, steps=4000, time_limit=0.01)
+    assert "time limit" in out.report
+    assert int(re.search(r"(\d+) decodes", out.report).group(1)) < 20
     assert bool(out.samples.isfinite().all())
 
 

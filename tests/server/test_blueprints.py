@@ -97,6 +97,7 @@ def test_what_is_inside_runs_on_the_demo(
 
 
 QUICK = {"search_steps": 1, "steps": 2, "count": 1, "seeds": 2, "copies": 1, "pairs": 1}
+QUICK |= {"template": "a red circle {more:2}", "keep": 1}
 QUICK |= {"text": "a red circle", "target_text": "a red circle", "prompt": "a red circle", "prompts": "a red circle"}
 SOCKETS: dict[str, Any] = {
     "model": ["models", 0],
@@ -108,6 +109,7 @@ SOCKETS: dict[str, Any] = {
     "image": ["scene", 0],
     "scorer": ["scorer", 0],
     "vlm": ["vlm", 0],
+    "language": ["language", 0],
 }
 
 
@@ -125,6 +127,7 @@ def demo() -> dict[str, dict[str, Any]]:
         },
         "scorer": {"class_type": "ProvokeLoadScorer", "inputs": {"scorer": "first"}},
         "vlm": {"class_type": "ProvokeLoadVlm", "inputs": {"vlm": "provoke-demo-blip2-itm"}},
+        "language": {"class_type": "ProvokeLoadLanguageModel", "inputs": {"language": "provoke-demo-gpt2"}},
     }
 
 

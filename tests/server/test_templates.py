@@ -109,7 +109,8 @@ def test_every_method_has_a_template_with_the_demo_and_one_for_real_weights(ours
     with_weights = set().union(*({node["type"] for node in template.graph["nodes"]} for template in NEEDING))
     methods = {
         name.removesuffix("Custom") for name, node in ours.items() if node["category"] in ("Provoke/attack",)
-    } | {"ProvokeLatentSearch", "ProvokeBestOfSeeds", "ProvokeAdversarialToken", "ProvokeVlmInversionSampler"}
+    } | {"ProvokeLatentSearch", "ProvokeBestOfSeeds", "ProvokeAdversarialToken", "ProvokePromptSearch"}
+    methods |= {"ProvokeVlmInversionSampler"}
     assert methods <= {name.removesuffix("Custom") for name in with_weights}
 
 

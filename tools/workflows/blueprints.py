@@ -168,10 +168,10 @@ def steer_sampling(blueprint: Blueprint) -> None:
     _finish(blueprint, found, "results", sockets["vae"], positive="positive", report="report")
 
 
-def _similarity(blueprint: Blueprint) -> Wire:
+def _similarity(blueprint: Blueprint, words: str = "") -> Wire:
     """The objective of a text, by a scorer outside."""
     scorer = blueprint.socket("scorer", "PROVOKE_SCORER")
-    text = blueprint.widget("text", "STRING", "")
+    text = blueprint.widget("text", "STRING", words)
     objective = blueprint.canvas.add("ProvokeClipObjective", scorer=scorer, text=text)["objective"]
     blueprint.canvas.column()
     return objective
@@ -207,6 +207,20 @@ def learn_token(blueprint: Blueprint) -> None:
         blueprint.out(name, found[name])
 
 
+def search_prompt(blueprint: Blueprint) -> None:
+    sockets = _sockets(blueprint, {"clip": "CLIP", "model": "MODEL", "negative": "CONDITIONING"})
+    sockets |= _sockets(blueprint, {"latent_image": "LATENT", "vae": "VAE", "language": "PROVOKE_LANGUAGE"})
+    objective = _similarity(blueprint, "{prompt}")  # each picture is compared with its own
+    chosen = _widgets(blueprint, template=("STRING", "a photo of a {colour} dog {more:6}"))
+    chosen |= _widgets(blueprint, search_steps=("INT", 60), seeds=("INT", 3), keep=("INT", 4))
+    # a search without a gradient works with any text encoder and sampler
+    found = blueprint.canvas.add(
+        "ProvokePromptSearch", **sockets, **chosen, objective=objective, direction="break", method="evolution"
+    )
+    for name in ("images", "prompts", "scores", "seeds", "report"):
+        blueprint.out(name, found[name])
+
+
 def vlm_inversion(blueprint: Blueprint) -> None:
     sockets = _sockets(blueprint, SAMPLING, {"vae": "VAE", "vlm": "PROVOKE_VLM"})
     chosen = _widgets(blueprint, prompt=("STRING", ""), noise_seed=("INT", 0), cfg=("FLOAT", 30.0))
@@ -223,6 +237,7 @@ BLUEPRINTS: dict[str, tuple[str, Callable[[Blueprint], None]]] = {
     "Search a Noise (Provoke)": ("An initial noise whose picture matches a text better.", search_noise),
     "Best of Seeds (Provoke)": ("Many seeds, and the best by a text.", best_of_seeds),
     "Learn a Token (Provoke)": ("An embedding that brings a text into other prompts' pictures.", learn_token),
+    "Search a Prompt (Provoke)": ("Natural prompts whose pictures do not match a text.", search_prompt),
     "Invert a VLM (Provoke)": ("A picture from what a vision-language model says of it.", vlm_inversion),
 }
 

@@ -90,7 +90,8 @@ def sampler_form_of_inversion(canvas: Canvas) -> dict[str, Any]:
         "of that), `sigmas` the noise levels that the model is asked at (not a number of steps), `noise` and "
         "`latent_image` where the search starts. `steps` on the node counts the gradient steps.\n\n"
         "Press **Run**. Then try 160 steps and 10 copies (the defaults), another sentence in both places, `sds` 0 (the "
-        "judge alone: look what pleases it). The node *VLM Inversion Sampler* has a report as well; a SAMPLER has none."
+        "judge alone: look what pleases it). Its report comes beneath the chart on *SamplerCustomAdvanced* when it is "
+        "over."
     )
     canvas.group("1. A model, a prompt, a judge in two parts")
     start = demo(canvas, SCENE)

@@ -115,6 +115,8 @@ UPSCALER = File(
 )
 CLIP_L = "clip-vit-large-patch14"
 """A folder of models/provoke_clip, as the help of Load CLIP Scorer says how to fill it."""
+GPT2 = "gpt2"
+"""A folder of models/provoke_language."""
 VLMS = ("blip2-itm-vit-g", "blip2-opt-2.7b")
 """Two folders of models/provoke_vlm."""
 

@@ -282,6 +282,73 @@ def token_sd15(canvas: Canvas) -> dict[str, Any]:
     return canvas.graph(**needs(parts.SD15.name, parts.CLIP_L))
 
 
+def prompt_sd15(canvas: Canvas) -> dict[str, Any]:
+    _note(
+        canvas,
+        "Prompts that a model draws wrongly (SD1.5)",
+        [
+            _file(parts.SD15),
+            SCORER,
+            f"`models/provoke_language/{parts.GPT2}` (openai-community/{parts.GPT2}, or any causal language model: the "
+            "help of *Load Language Model* says what it holds)",
+        ],
+        "**Search Prompt** lets a language model write the words in the template's slots, and keeps the sentences "
+        "whose pictures match their own words least by a CLIP, over several seeds: ordinary prompts that this "
+        "checkpoint does not follow. *satisfy* finds those that it follows best. *evolution* needs no gradient; "
+        "*gradient* is SAGE's own way.\n\n`context` tells the language model what kind of text it writes; the "
+        "checkpoint does not see it. **Failure Report** keeps prompts, seeds, scores and pictures.",
+    )
+    canvas.group("1. A checkpoint, a judge, a language model")
+    loaded = canvas.add("CheckpointLoaderSimple", models=parts.SD15.model(), ckpt_name=parts.SD15.name)
+    negative = canvas.add(
+        "CLIPTextEncode", title="Negative", size=(320, 130), clip=loaded["CLIP"], text="blurry, low quality"
+    )
+    latent = canvas.add("EmptyLatentImage", width=512, height=512, batch_size=1)["LATENT"]
+    judge = canvas.add("ProvokeLoadScorer", scorer=parts.CLIP_L)["scorer"]
+    objective = canvas.add("ProvokeClipObjective", scorer=judge, text="{prompt}")["objective"]
+    language = canvas.add("ProvokeLoadLanguageModel", language=parts.GPT2)["language"]
+    canvas.group("2. Search the words")
+    found = canvas.add(
+        "ProvokePromptSearch",
+        clip=loaded["CLIP"],
+        model=loaded["MODEL"],
+        vae=loaded["VAE"],
+        negative=negative["CONDITIONING"],
+        latent_image=latent,
+        language=language,
+        objective=objective,
+        template="a photo of a {colour} bicycle {more:8}",
+        direction="break",
+        must_stay="bicycle",
+        must_not_come="no, without",
+        context="Captions of photographs:",
+        method="evolution",
+        search_steps=60,
+        seeds=3,
+        steps=20,
+        cfg=7.0,
+        sampler_name="euler",
+        scheduler="normal",
+    )
+    canvas.group("3. What came of it")
+    saved(canvas, found["images"], "prompts-sd15", "the prompts that it follows least, with every seed")
+    seen(canvas, found["plain"], "the template's own words")
+    canvas.column()
+    told(canvas, found["prompts"], "The prompts", 160)
+    told(canvas, found["report"])
+    canvas.column()
+    canvas.add(
+        "ProvokeFailureReport",
+        images=found["images"],
+        prompts=found["prompts"],
+        seed=found["seeds"],
+        scores=found["judged"],
+        notes="SD1.5, euler, 20 steps, cfg 7",
+        filename_prefix="failures/bicycle",
+    )
+    return canvas.graph(**needs(parts.SD15.name, parts.CLIP_L, parts.GPT2))
+
+
 def inversion_sd15(canvas: Canvas) -> dict[str, Any]:
     prompt = "a red cube left of a blue sphere"
     _note(
@@ -356,6 +423,7 @@ TEMPLATES = {
     "Search noise (needs Flux, CLIP)": search_flux,
     "Best of seeds (needs SDXL, CLIP)": seeds_sdxl,
     "Learn a token (needs SD1.5, CLIP)": token_sd15,
+    "Search a prompt (needs SD1.5, CLIP, GPT-2)": prompt_sd15,
     "Match a sentence (needs SD1.5, BLIP-2)": inversion_sd15,
     "Judge by the CLIP of SDXL (needs SDXL, CLIP Vision)": scorer_sdxl,
 }
