@@ -55,7 +55,7 @@ class Comparison:
                 [f"input {image + 1}, change {which + 1}", "after"],
                 [f"difference, {amplified}", f"{most:.3g} levels of 255 at most"],
                 [f"result of input {image + 1}", "before"],
-                [f"result {which + 1}, after", f"{moved:.3g} levels of 255 apart, mean absolute"],
+                [f"result {which + 1}, after", f"{moved:.3g} levels of 255 apart on average"],
             ]
         return as_image(contact_sheet(pictures, captions, columns=5, lines=2))
 
