@@ -28,15 +28,16 @@ from ...demo.checker import objects_right, relation_right
 from ...demo.world import Scene, sample
 from ...tools.inprocess import open_pack
 from ..latent_search.world import looked_at_twice
-from ..rates import percent, rate
+from ..rates import against, percent, rate
 from ..record import facts
 from .world import ABLATIONS, DEMO, SETTINGS, Bench, Way
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, FEW, SEEDS = 24, 12, 2  # prompts of the table and of the ablations; seeds of a prompt
 QUICK = {"steps": 4, "copies": 1}
-PLAIN, OURS = "plain sampler", "VLM inversion"  # the row to compare with; how ours begin
-ALIGNED, FAITHFUL = 0.8, 1.3  # bars of issue 9: objects and colours; distance, in the plain sampler's
+PLAIN, OURS = "plain sampler", "VLM inversion from noise"
+# bars of issue 9: objects and colours; success, and distance, in the plain sampler's
+ALIGNED, TIMES, FAITHFUL = 0.8, 1.5, 1.3
 
 
 def prompts(count: int) -> list[Scene]:
@@ -169,19 +170,18 @@ def _said(settings: dict[str, Any]) -> str:
 
 
 def bars(ways: dict[str, Any]) -> list[str]:
-    """What issue 9 asks of alignment and fidelity, of our best way; and which way is ahead."""
-    name, ours = max(
-        ((name, row) for name, row in ways.items() if name.startswith(OURS)), key=lambda one: one[1]["objects"]["rate"]
-    )
-    plain, most = ways[PLAIN], max(row["all"]["rate"] for row in ways.values())
+    """What issue 9 asks of alignment and fidelity, of the method as it is named: from noise; and which way is ahead."""
+    ours, plain = ways[OURS], ways[PLAIN]
+    most = max(row["all"]["rate"] for row in ways.values())
     ahead = [name for name, row in ways.items() if row["all"]["rate"] == most]
-    further = ours["distance"] / plain["distance"]
-    aligned, faithful = ours["objects"]["rate"] >= ALIGNED, further <= FAITHFUL
+    times, further = ours["all"]["rate"] / plain["all"]["rate"], ours["distance"] / plain["distance"]
+    more = "reached" if times >= TIMES else "missed"
+    faithful = "held" if further <= FAITHFUL else "missed"
     return [
-        f"Bar: {100 * ALIGNED:.0f} % on objects and colours (1.5 times the plain sampler's success would be more than "
-        f"all where that is above 67 %): {'held' if aligned else 'missed'}, {name.removeprefix(OURS).strip()}: "
-        f"{percent(ours['objects'])}. Bar: at most {FAITHFUL:g} times as far from the world's pictures as the plain "
-        f"sampler: {'held' if faithful else 'missed'}, {further:.2f} times, {percent(ours['clean'])} clean.",
+        f"Bars, of {OURS}. {100 * ALIGNED:.0f} % on objects and colours: {against(ours['objects'], ALIGNED)}. "
+        f"{TIMES:g} times the plain sampler's success: {more} at {times:.2f} times (all prompts would be "
+        f"{1 / plain['all']['rate']:.2f} times). At most {FAITHFUL:g} times as far from the world's pictures as the "
+        f"plain sampler: {faithful} at {further:.2f} times, {percent(ours['clean'])} clean.",
         f"Ahead on objects and relation: {'; '.join(ahead)}: {percent(ways[ahead[0]]['all'])}.",
     ]
 
