@@ -46,7 +46,7 @@ def clips(folder: Path) -> dict[str, Any]:
     class Made(dict[str, Any]):
         def __missing__(self, kind: str) -> Any:
             if kind == "z-image" and not names_end_at_marks():
-                pytest.skip("this host reads no embedding at the end of Z-Image's prompts: refused, which is tested")
+                pytest.skip("platform: this host reads no embedding at the end of Z-Image's prompts")
             self[kind] = text_encoder(kind, embeddings=[str(folder)])
             return self[kind]
 
