@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..demo.checker import wilson
 
@@ -35,8 +36,9 @@ def resampled(shares: Sequence[float], **more: Any) -> dict[str, Any]:
     """The mean of the units' shares with a bootstrap 95 % interval over the units: for rates near 0 or 1, where each
     unit has many trials and Wilson's interval of so few units says nothing."""
     values = torch.tensor(shares, dtype=torch.float64)
-    pick = torch.randint(len(values), (RESAMPLED, len(values)), generator=torch.Generator().manual_seed(0))
-    low, high = values[pick].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = (
+        values[bootstrap(len(values))].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    )
     return {
         "rate": round(float(values.mean()), 5),
         "low": round(low, 5),
@@ -44,6 +46,11 @@ def resampled(shares: Sequence[float], **more: Any) -> dict[str, Any]:
         "n": len(shares),
         **more,
     }
+
+
+def bootstrap(units: int) -> Tensor:
+    """Which of the units are in each sample: RESAMPLED units; the same for all that is compared."""
+    return torch.randint(units, (RESAMPLED, units), generator=torch.Generator().manual_seed(0))
 
 
 def against(found: dict[str, Any], bar: float) -> str:

@@ -27,7 +27,9 @@ def find() -> Path | None:
     """The program; None where there is none, or another version than the pinned one."""
     named = os.environ.get("PROVOKE_COMFY_CLI")
     if named:
-        return Path(named) if Path(named).is_file() else None
+        if not Path(named).is_file():
+            raise DevError(f"PROVOKE_COMFY_CLI names {named!r}, where no program is. Name comfy-cli's, or unset it.")
+        return Path(named)
     program = python_of(PLACE).with_name("comfy.exe" if os.name == "nt" else "comfy")
     known = MARK.is_file() and MARK.read_text(encoding="utf-8") == VERSION
     return program if known and program.is_file() else None

@@ -26,7 +26,7 @@ from ...tools.inprocess import execute, open_pack
 from ..latent_search.world import on_its_ground
 from ..painter import DemoPainter
 from ..prompts import HELD_OUT, one_object, with_ground
-from ..rates import percent, shared
+from ..rates import bootstrap, percent, shared
 from ..record import facts
 
 HERE = Path(__file__).resolve().parent
@@ -35,7 +35,6 @@ PROMPTS, COUNT, DRAWS = 16, 4, 16
 NORMS = (0.03, 0.06, 0.1, 0.15, 0.25, 0.4)  # root mean square of the change, of the conditioning's own RMS
 MORE_NOISE = (0.6, 0.8, 1.0, 1.4)  # noise needs more to lose as much adherence
 CHOICES: dict[str, Any] = {"norm": "L2", "search_steps": 10, "keep": 20.0}
-RESAMPLED = 2000
 NOTHING = 1e-4  # a diversity that is none: what one would divide by is rounding
 BAR = 1.5  # of issue 7: our diversity over noise's, at equal adherence
 
@@ -105,7 +104,7 @@ def as_right(ours: dict[str, Any], noise: list[dict[str, Any]], what: str) -> di
     """Of the noise, of whatever norm, that does not keep significantly fewer results right than ours (bootstrap over
     prompts, the same for both: 95 %), the most diverse. It may well keep fewer: that speaks for the noise."""
     kept = torch.tensor(ours["by prompt"]["right"])
-    pick = _resampled(len(kept))
+    pick = bootstrap(len(kept))
     fair = []
     for row in noise:
         lost = (kept - torch.tensor(row["by prompt"]["right"]))[pick].mean(1)
@@ -119,18 +118,13 @@ def ratio(ours: dict[str, Any], noise: dict[str, Any], what: str) -> dict[str, f
     a, b = (torch.tensor(row["by prompt"][what]) for row in (ours, noise))
     if float(b.mean()) < NOTHING:
         return None
-    pick = _resampled(len(a))
+    pick = bootstrap(len(a))
     ends = (a[pick].mean(1) / b[pick].mean(1).clamp_min(NOTHING)).quantile(torch.tensor([0.025, 0.975]))
     return {
         "rate": round(float(a.mean() / b.mean()), 3),
         "low": round(float(ends[0]), 3),
         "high": round(float(ends[1]), 3),
     }
-
-
-def _resampled(prompts: int) -> Tensor:
-    """Which prompts are in each sample of the bootstrap: RESAMPLED prompts."""
-    return torch.randint(prompts, (RESAMPLED, prompts), generator=torch.Generator().manual_seed(0))
 
 
 def compared(ours: list[dict[str, Any]], noise: list[dict[str, Any]]) -> list[dict[str, Any]]:

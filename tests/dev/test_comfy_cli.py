@@ -28,7 +28,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_person_can_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "my-comfy"
     monkeypatch.setenv("PROVOKE_COMFY_CLI", str(program))
-    assert comfy_cli.find() is None
+    with pytest.raises(DevError, match="my-comfy', where no program is"):
+        comfy_cli.find()
     program.touch()
     assert comfy_cli.find() == program
 

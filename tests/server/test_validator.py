@@ -22,7 +22,7 @@ def test_a_template_is_valid(
     template: templates.Template, client: Client, definitions: dict[str, Any], tmp_path: Path
 ) -> None:
     if client.get("/system_stats")["system"]["comfyui_version"] != NEWEST:
-        return  # an older one lacks some of the host's own nodes
+        pytest.skip("platform: an older ComfyUI lacks some of the nodes that templates use")
     files = [*template.needs, *([template.after] if template.after else [])]
     assert registry.workflow(to_prompt(template.graph, definitions), files, definitions, tmp_path) == []
 
