@@ -19,7 +19,7 @@ def rate(right: int, of: int) -> dict[str, Any]:
     return {"rate": round(right / of, 5), "low": round(low, 5), "high": round(high, 5), "n": of}
 
 
-def shared(shares: Sequence[float], **more: Any) -> dict[str, Any]:
+def shared(shares: Sequence[float], /, **more: Any) -> dict[str, Any]:
     """The mean of the units' shares, each in [0,1], with the Wilson interval of as many trials as there are units: what
     belongs to one unit (the seeds of a prompt) is not independent."""
     mean, units = sum(shares) / len(shares), len(shares)
@@ -32,7 +32,7 @@ def clustered(rows: Sequence[Sequence[bool]]) -> dict[str, Any]:
     return shared([sum(row) / len(row) for row in rows], trials=sum(map(len, rows)))
 
 
-def resampled(shares: Sequence[float], **more: Any) -> dict[str, Any]:
+def resampled(shares: Sequence[float], /, **more: Any) -> dict[str, Any]:
     """The mean of the units' shares with a bootstrap 95 % interval over the units: for rates near 0 or 1, where each
     unit has many trials and Wilson's interval of so few units says nothing."""
     values = torch.tensor(shares, dtype=torch.float64)
