@@ -108,7 +108,7 @@ def test_the_benchmark_breaks_and_compares(nodes: ModuleType, tmp_path: Path, mo
 @pytest.mark.parametrize(("fits", "words"), [(12, "23 runs against 128: held"), (2, "missed, no search succeeds")])
 def test_the_page_says_whether_satisfying_is_worth_it(fits: int, words: str) -> None:
     from provoke.benchmarks.latent_search.page import page
-    from provoke.benchmarks.rates import rate, shared
+    from provoke.benchmarks.rates import rate, resampled, shared
 
     def times(share: float) -> dict[str, Any]:
         shares = [share] * 20 + [1.0] * 4
@@ -119,11 +119,11 @@ def test_the_page_says_whether_satisfying_is_worth_it(fits: int, words: str) -> 
         str(steps): {"fits": rate(fits + 4, 24), "sampler runs": 3.0 + 2 * steps, "met": met} for steps in (10, 20)
     }
     picked = {"64": times(0.4), "128": times(0.5)}
-    base, counts = {**shared([0.01] * 24), "seeds": 128}, [1] * 20 + [9] * 4
+    base, counts = resampled([0.01] * 24, seeds=128), [1] * 20 + [9] * 4
     found = {"sketches": 24, "wishes that no seed met": 1, "base rate per seed": base, "seeds that fit": counts}
     text = page({"satisfy": {"date": "today", **found, "best of n": picked, "search": search}})
     assert words in text
-    assert "Of single seeds 1.0 (0.0 to" in text
+    assert "Of single seeds 1.0 (1.0 to 1.0) % fit" in text
     assert "The 20 sketches that at most 1 % of these seeds meet" in text  # the four that nine seeds meet are left out
     assert f"search, 10 steps | 23 | {100 * fits / 20:.0f} (" in text
 
