@@ -160,6 +160,9 @@ def page(results: dict[str, Any]) -> str:
             f"n = {next(iter(part['changes'].values()))['all']['n']} other prompts. "
             f"Settings: {_said(part['settings'])}.",
         ]
+        missing = [one for one in ("as it comes", *ABLATIONS) if one not in part["changes"]]
+        if name == "ablations" and missing:
+            blocks.append(f"Not run yet: {', '.join(missing)}.")
     if "strip" in results:
         blocks.append("![One thing left out](strip.png)")
     return "\n\n".join(blocks) + "\n"
