@@ -545,8 +545,9 @@ def test_the_judges_backward_is_asked_for(nodes, graph, vlm, monkeypatch: pytest
         choices = {"copies": copies, "steps": 1}
         _ = run(nodes, one, vlm, **choices) if form == "node" else advanced(one, sampler(nodes, one, vlm, **choices))
     first, *others = asked
-    assert first >= (look + decode) * MARGIN
-    assert set(others) == {first}
+    # each time counted anew: small tensors of the moment may be among what is alive at once, or not
+    assert first >= 0.99 * (look + decode) * MARGIN
+    assert others == pytest.approx([first] * len(others), rel=0.01)
 
 
 # ---------------------------------------------------------------------------------------------- while it runs
