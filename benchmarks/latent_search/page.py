@@ -92,14 +92,20 @@ def _ways(found: dict[str, Any]) -> dict[str, Any]:
 def _budgets(found: dict[str, Any]) -> list[str]:
     rows = _ways(found)
     most = next(iter(rows.values()))["rejected"]["of true samples at most"]
+    if "no search" in rows:
+        chosen = (
+            "*no search* is the seed's own picture. The node's default, *move phases*, was chosen on other prompts."
+        )
+    else:
+        chosen = "*random* says how many may be. The node's default, *move phases*, was chosen on this very table."
     return [
         f"## Budgets ({found['date']})",
         "",
         "Any held-out prompt of two objects, down the first CLIP's margin between it and its hard negatives. The last",
         "columns: how many of the noises found each test of Gaussianity rejects at 5 %; of as many true samples at",
-        f"most {most} are, with 97.5 % probability. Some prompts were wrong before: *no search* is the seed's own",
-        "picture. *random*: the best of 41 noises in the budget. The node's default, *move phases*, was chosen on an",
-        "earlier table of 12 of these prompts; a difference is proved only where intervals part.",
+        f"most {most} are, with 97.5 % probability. *random*: the best of 41 noises in the budget. Some prompts were",
+        f"wrong before: {chosen} A difference is proved only where intervals",
+        "part.",
         "",
         *_table(rows),
         "",
