@@ -27,9 +27,8 @@ class SearchNode(_io.ComfyNode):  # type: ignore[misc]
     def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
         own = vars(cls).get("execute")
-        if own is not None and not hasattr(
-            own.__func__, "__wrapped__"
-        ):  # the host's clones of a class have it from that class
+        # the host's clones of a class have it from that class
+        if own is not None and not hasattr(own.__func__, "__wrapped__"):
             cls.execute = classmethod(recipe.recorded(own.__func__))
 
 

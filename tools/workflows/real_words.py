@@ -10,6 +10,19 @@ from .parts import needs, saved, seen, told
 from .real_weights import SCORER, file, note
 
 
+def _start(canvas: Canvas, wish: str) -> dict[str, Any]:
+    """A checkpoint, a negative prompt, a latent, and a CLIP's likeness to the wish: sockets of what writes prompts."""
+    loaded = canvas.add("CheckpointLoaderSimple", models=parts.SD15.model(), ckpt_name=parts.SD15.name)
+    negative = canvas.add(
+        "CLIPTextEncode", title="Negative", size=(320, 130), clip=loaded["CLIP"], text="blurry, low quality"
+    )
+    latent = canvas.add("EmptyLatentImage", width=512, height=512, batch_size=1)["LATENT"]
+    judge = canvas.add("ProvokeLoadScorer", scorer=parts.CLIP_L)["scorer"]
+    objective = canvas.add("ProvokeClipObjective", scorer=judge, text=wish)["objective"]
+    models = {"clip": loaded["CLIP"], "model": loaded["MODEL"], "vae": loaded["VAE"]}
+    return {**models, "negative": negative["CONDITIONING"], "latent_image": latent, "objective": objective}
+
+
 def token_sd15(canvas: Canvas) -> dict[str, Any]:
     note(
         canvas,
@@ -20,22 +33,11 @@ def token_sd15(canvas: Canvas) -> dict[str, Any]:
         "workflow reads it. With reference pictures at *picture* of the objective it is textual inversion.",
     )
     canvas.group("1. A checkpoint, and what is wanted")
-    loaded = canvas.add("CheckpointLoaderSimple", models=parts.SD15.model(), ckpt_name=parts.SD15.name)
-    negative = canvas.add(
-        "CLIPTextEncode", title="Negative", size=(320, 130), clip=loaded["CLIP"], text="blurry, low quality"
-    )
-    latent = canvas.add("EmptyLatentImage", width=512, height=512, batch_size=1)["LATENT"]
-    judge = canvas.add("ProvokeLoadScorer", scorer=parts.CLIP_L)["scorer"]
-    objective = canvas.add("ProvokeClipObjective", scorer=judge, text="{prompt}, with a black umbrella")["objective"]
+    sockets = _start(canvas, "{prompt}, with a black umbrella")
     canvas.group("2. Learn the token")
     found = canvas.add(
         "ProvokeAdversarialToken",
-        clip=loaded["CLIP"],
-        model=loaded["MODEL"],
-        vae=loaded["VAE"],
-        negative=negative["CONDITIONING"],
-        latent_image=latent,
-        objective=objective,
+        **sockets,
         steps=12,
         cfg=7.0,
         sampler_name="euler",
@@ -72,24 +74,13 @@ def prompt_sd15(canvas: Canvas) -> dict[str, Any]:
         "checkpoint does not see it. **Failure Report** keeps prompts, seeds, scores and pictures.",
     )
     canvas.group("1. A checkpoint, a judge, a language model")
-    loaded = canvas.add("CheckpointLoaderSimple", models=parts.SD15.model(), ckpt_name=parts.SD15.name)
-    negative = canvas.add(
-        "CLIPTextEncode", title="Negative", size=(320, 130), clip=loaded["CLIP"], text="blurry, low quality"
-    )
-    latent = canvas.add("EmptyLatentImage", width=512, height=512, batch_size=1)["LATENT"]
-    judge = canvas.add("ProvokeLoadScorer", scorer=parts.CLIP_L)["scorer"]
-    objective = canvas.add("ProvokeClipObjective", scorer=judge, text="{prompt}")["objective"]
+    sockets = _start(canvas, "{prompt}")
     language = canvas.add("ProvokeLoadLanguageModel", language=parts.GPT2)["language"]
     canvas.group("2. Search the words")
     found = canvas.add(
         "ProvokePromptSearch",
-        clip=loaded["CLIP"],
-        model=loaded["MODEL"],
-        vae=loaded["VAE"],
-        negative=negative["CONDITIONING"],
-        latent_image=latent,
+        **sockets,
         language=language,
-        objective=objective,
         template="a photo of a {colour} bicycle {more:8}",
         direction="break",
         must_stay="bicycle",
