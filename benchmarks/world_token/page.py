@@ -63,12 +63,15 @@ def _states(found: dict[str, Any]) -> list[str]:
 
 
 def _curve(found: dict[str, Any]) -> list[str]:
-    rows = {f"{name}; length {row['length']:.2f}": row for name, row in found["found"].items()}
+    rows = {
+        f"{name}; length {row['length']:.2f}" if "length" in row else name: row for name, row in found["found"].items()
+    }
     return [
         f"## How far it may go ({found['date']})",
         "",
         "The first target. epsilon in standard deviations of the vocabulary, around the target's shape as the initial",
-        "word; the length is that of the vector found, in the encoder's own units (words: 0.25).",
+        "word of one vector, or around the five words; the length is that of the vectors found, on average, in the",
+        f"encoder's own units (words: 0.25). {found['sizes']['steps']} steps of {found['pairs']} pairs.",
         "",
-        *_table("epsilon", rows),
+        *_table("budget", rows),
     ]

@@ -32,7 +32,8 @@ from ..verdicts import shown
 HERE = Path(__file__).resolve().parent
 SAMPLER = {"steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
 TARGETS = (("blue", "ring"), ("yellow", "triangle"), ("pink", "square"))
-EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0)  # of the curve, on the first target
+# of the curve, on the first target, in standard deviations of the vocabulary: one vector; vectors around the words
+EPSILONS, AROUND = (2.0, 8.0), (0.25, 0.5, 1.0, 2.0, 4.0)
 FAR = 107.3  # the paper's box of 2.5 in standard deviations of this vocabulary
 RELATION = "left of"  # what the objective's text says of the two objects
 LEARN: dict[str, Any] = {
@@ -216,16 +217,28 @@ def curve(bench: Bench, sizes: dict[str, int]) -> dict[str, Any]:
     target = TARGETS[0]
     prompts, held = split(target)
     held, found = _even(held, sizes["prompts"]), {}
-    tries: dict[str, dict[str, Any]] = {f"{epsilon:g}": {"epsilon": epsilon} for epsilon in EPSILONS}
-    tries |= {
-        f"{FAR:g} (the paper's 2.5)": {"epsilon": FAR},
-        "norm band, 1": {"epsilon": 1.0, "budget": "norm band"},
-        "best of random tokens, 8": {"method": "random", "epsilon": 8.0},
+    words = f"{RELATION} a {' '.join(target)}"
+    count = len(words.split())
+    several = f"{count} vectors around the words"
+    around = {"vectors": count, "initial_word": words}
+    tries: dict[str, dict[str, Any]] = {
+        **{f"1 vector, {epsilon:g}": {"epsilon": epsilon} for epsilon in EPSILONS},
+        "1 vector, the paper's 2.5": {"epsilon": FAR},
+        "1 vector, norm band, 1": {"epsilon": 1.0, "budget": "norm band"},
+        "1 vector, best of random tokens, 8": {"method": "random", "epsilon": 8.0},
+        **{
+            # a step is a twentieth of the budget, so that a search of 15 steps can cross most of it
+            f"{several}, {epsilon:g}": {**around, "epsilon": epsilon, "step_size": epsilon / 20}
+            for epsilon in AROUND
+        },
+        f"{several}, best of random tokens, 2": {**around, "method": "random", "epsilon": 2.0},
     }
     for name, choices in tries.items():
         token = bench.learn(target, prompts, search_steps=sizes["steps"], **choices)
         rows = bench.verdict(target, held, lambda prompt, token=token: f"{prompt} embedding:{token.name}")  # type: ignore[misc]
         found[name] = {"length": round(float(token.vectors.norm(dim=1).mean()), 4), **rows}
+        print(name, {kind: row["rate"] for kind, row in rows.items()}, flush=True)
+    found["the words themselves"] = bench.verdict(target, held, lambda prompt: f"{prompt} {words}")
     return found
 
 
@@ -256,7 +269,8 @@ def main() -> None:
         bench = Bench(nodes, Path(folder))
         for part in options.only:
             known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-            known[part] = {**facts(__file__), "sizes": sizes, "found": PARTS[part](bench, sizes)}
+            made = {**facts(__file__), "sizes": sizes, "pairs": LEARN["pairs"]}
+            known[part] = {**made, "found": PARTS[part](bench, sizes)}
             file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     from .page import page
 
