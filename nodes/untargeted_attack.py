@@ -48,7 +48,6 @@ class UntargetedAttack(io.SearchNode):
                     min=0.0,
                     max=10.0,
                     step=0.1,
-                    advanced=True,
                     tooltip="How strongly the results of one image are pushed away from each other, relative to the "
                     "push away from the default result (a weight, no unit). 0 lets each go its own way.",
                 ),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from provoke.tools.browser import Tab
+import pytest
+
+from provoke.tools.browser import CANVAS, NODES_2, RENDERERS, Tab
+from provoke.tools.canvas import OUTSIDE
 from provoke.tools.pack import ROOT
 from provoke.tools.server import Server
 
@@ -25,6 +28,50 @@ CHANGE = """([name, value]) => {
 def blueprint(name: str) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(FILES[name].read_text(encoding="utf-8"))
     return made
+
+
+# what a person sees of them: a row of the page's own, or what the canvas draws
+SEEN = {
+    CANVAS: "() => window.app.graph.getNodeById(1).widgets.filter((widget) => !widget.hidden)"
+    ".map((widget) => widget.name)",
+    NODES_2: "() => [...document.querySelectorAll('[data-node-id=\"1\"] .lg-node-widget')]"
+    ".map((row) => row.innerText.trim())",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_its_widgets_are_seen_and_set_those_of_the_nodes_inside(tab: Tab, renderer: str, name: str) -> None:
+    file = blueprint(name)
+    tab.render(renderer)
+    assert tab.load(name, file) == []
+    tab.frame()
+    (one,) = file["nodes"]
+    promoted = [put["name"] for put in one["inputs"] if "widget" in put]
+    assert tab.page.evaluate(SEEN[renderer]) == promoted
+    changed = {
+        put: f"{value} and more" if isinstance(value, str) else value + 1
+        for put, value in zip(promoted, one["widgets_values"], strict=True)
+    }
+    for widget, value in changed.items():
+        tab.page.evaluate(CHANGE, [widget, value])
+    prompt = tab.page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert {place: run_with(prompt, *inner(file, place)) for place in promoted} == changed
+
+
+def inner(file: dict[str, Any], promoted: str) -> tuple[str, str]:
+    """The type of the node inside that has a promoted widget, and the widget's name there."""
+    (subgraph,) = file["definitions"]["subgraphs"]
+    slot = [put["name"] for put in subgraph["inputs"]].index(promoted)
+    (link,) = (link for link in subgraph["links"] if (link["origin_id"], link["origin_slot"]) == (OUTSIDE, slot))
+    (target,) = (node for node in subgraph["nodes"] if node["id"] == link["target_id"])
+    return target["type"], target["inputs"][link["target_slot"]]["name"]
+
+
+def run_with(prompt: dict[str, Any], kind: str, name: str) -> Any:
+    """The value that the one node of a type gets; the page numbers nodes inside anew."""
+    (found,) = (node["inputs"][name] for node in prompt.values() if node["class_type"] == kind)
+    return found
 
 
 def test_what_is_set_on_the_one_node_is_what_runs(tab: Tab, server: Server) -> None:

@@ -25,13 +25,32 @@ def kept(name: str, renderer: str) -> Image.Image:
         return picture.convert("RGB")
 
 
+# what the page works out anew: sockets (a widget is one too, and a wire then ends at another place), sizes, the order
+WORKED_OUT = {"inputs", "outputs", "size", "order"}
+Wire = tuple[int, str, int, str, str]
+
+
+def wires(graph: dict[str, Any]) -> set[Wire]:
+    """From a node's output to a node's input, by their names."""
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    return {
+        (origin, nodes[origin]["outputs"][out]["name"], target, nodes[target]["inputs"][put]["name"], kind)
+        for _, origin, out, target, put, kind in graph["links"]
+    }
+
+
 def assert_saved_as_opened(tab: Tab, name: str, made: dict[str, Any]) -> None:
-    saved = {node["id"]: node for node in tab.page.evaluate("() => window.app.graph.serialize().nodes")}
-    assert set(saved) == {node["id"] for node in made["nodes"]}
+    """Nodes (values, titles, places, modes), wires, groups and what the file says besides; but the view (`ds`)."""
+    saved = tab.page.evaluate("() => window.app.graph.serialize()")
+    again = {node["id"]: node for node in saved["nodes"]}
+    assert set(again) == {node["id"] for node in made["nodes"]}
     for node in made["nodes"]:
-        again = saved[node["id"]]
-        assert again["type"] == node["type"]
-        assert again.get("widgets_values", []) == node.get("widgets_values", []), f"{name}: node {node['id']}"
+        kept_of = {key: again[node["id"]].get(key) for key in node if key not in WORKED_OUT}
+        assert kept_of == {key: value for key, value in node.items() if key not in WORKED_OUT}, name
+    assert wires(saved) == wires(made), name
+    assert saved["groups"] == made["groups"], name
+    said = {key: value for key, value in made["extra"].items() if key != "ds"}
+    assert {key: saved["extra"].get(key) for key in said} == said, name
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
@@ -50,6 +69,17 @@ def test_templates_open_look_as_they_did_and_are_saved_unchanged(
             now.save(tmp_path / f"{path.stem}.png")
     bad = {name: round(share, 4) for name, share in changed.items() if share > screens.TOLERATED}
     assert not bad, f"as they look now: {tmp_path}. If that is right: python dev.py run tools/screens.py"
+
+
+def test_a_lost_wire_or_title_would_be_seen(tab: Tab, graph: Callable[[str], Any]) -> None:
+    first = "graph._nodes.find((node) => node.type === 'SaveImage')"
+    for change in (f"{first}.disconnectInput(0)", f"{first}.title = 'another'", "graph._groups[0].title = 'another'"):
+        made = graph(ONE)
+        assert tab.load(ONE, made) == []
+        assert_saved_as_opened(tab, ONE, made)
+        tab.page.evaluate(f"() => {{ const {{ graph }} = window.app; {change} }}")
+        with pytest.raises(AssertionError):
+            assert_saved_as_opened(tab, ONE, made)
 
 
 def test_no_picture_is_of_a_template_that_is_gone() -> None:
