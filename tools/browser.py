@@ -198,6 +198,11 @@ class Tab:
         """What the charts that are seen say, in words."""
         return [words.inner_text() for words in self.page.locator(".provoke-words").all() if words.is_visible()]
 
+    def wait_for_words(self, words: str, timeout: float = 30.0) -> None:
+        """Until a chart that is seen says so."""
+        said = self.page.locator(".provoke-words", has_text=words).filter(visible=True)
+        said.first.wait_for(timeout=timeout * 1000)
+
     def wait_for_step(self, step: int, timeout: float = 240.0) -> None:
         """Until the first chart has come that far."""
         self.page.wait_for_function(

@@ -252,6 +252,30 @@ def fetch(version: str) -> Host:
     return existing(target)
 
 
+def page_of(host: Host) -> Path:
+    """The folder of the page (ComfyUI's frontend) that a host pins, which need not be the one in the environment.
+
+    Downloaded once, into `.hosts/pages/`. Raises DevError for a host that pins none.
+    """
+    listed = (host.path / "requirements.txt").read_text(encoding="utf-8")
+    found = re.search(r"^comfyui-frontend-package==([\w.]+)\s*$", listed, flags=re.MULTILINE)
+    if found is None:
+        raise DevError(f"{host.path / 'requirements.txt'} names no version of comfyui-frontend-package.")
+    target = HOSTS / "pages" / found[1]
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            step(f"getting the page of ComfyUI {host.version}"),
+            tempfile.TemporaryDirectory(prefix=".partial-", dir=HOSTS) as name,
+        ):
+            work = Path(name) / "page"
+            package = f"comfyui-frontend-package=={found[1]}"
+            what = f"Downloading the page of ComfyUI {host.version}"
+            _pip(["install", "--no-deps", "--target", str(work)], [package], what=what)
+            work.rename(target)
+    return target / "comfyui_frontend_package" / "static"
+
+
 def unpack(archive: Path, inside: str, target: Path) -> None:
     """Write the regular files below `<top>/<inside>/` of a tar archive under `target`.
 

@@ -39,6 +39,11 @@ class ServerLost(DevError):
     """The server ended, or could not be reached any more, while a client needed it."""
 
 
+PAGE = "PROVOKE_PAGE"
+"""Environment variable: the folder of another page (ComfyUI's frontend) than the environment's, which a server gives
+to browsers."""
+
+
 class Server:
     """ComfyUI's `main.py` in a base directory of its own with the pack linked into custom_nodes; a context manager.
 
@@ -87,6 +92,8 @@ class Server:
         self._link = pack.link(old.parent, self._root)
         command = [sys.executable, "-u", "main.py", "--base-directory", str(self.base), "--port", str(self.port)]
         command += ["--listen", "127.0.0.1", *(["--cpu"] if self._cpu else []), *self._arguments]
+        page = os.environ.get(PAGE)
+        command += ["--front-end-root", page] if page else []
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")}
         # The pack reaches no network by itself: a library of its that tries fails here, and is seen.
         environment |= {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}

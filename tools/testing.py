@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import chromium, comfy_cli
+from . import chromium, comfy_cli, environment
 from .console import run_child, say, took
 from .environment import HOSTS, ROOT, Host
+from .server import PAGE
 
 REPORTS = HOSTS / "reports"
 NO_TESTS = 5  # pytest's exit status
@@ -35,7 +36,8 @@ class Outcome:
 
 
 def run(hosts: Sequence[Host], everything: bool, extra: Sequence[str], *, browser: bool = True) -> int:
-    """Run the tests: all of them on the first host, those that depend on a host on the others. Gives an exit status.
+    """Run the tests: all of them on the first host, those that depend on a host on the others, each with its own page.
+    Gives an exit status.
 
     browser: whether those in a real browser too, which is installed where it is missing.
     """
@@ -48,24 +50,26 @@ def run(hosts: Sequence[Host], everything: bool, extra: Sequence[str], *, browse
     outcomes = []
     for number, host in enumerate(hosts):
         say(f"\n-- tests with ComfyUI {host.version} ({host.path})")
-        paths = ["tests"] if number == 0 else ["tests/host", "tests/server"]
-        outcomes.append(_pytest(host, [path for path in paths if (ROOT / path).is_dir()], everything, extra))
+        paths = ["tests"] if number == 0 else ["tests/host", "tests/server", "tests/browser"]
+        page = None if number == 0 else environment.page_of(host)  # the environment has the first one's
+        outcomes.append(_pytest(host, [path for path in paths if (ROOT / path).is_dir()], everything, extra, page))
     if len(hosts) > 1:
         _sum_up(outcomes)
     return next((outcome.status for outcome in outcomes if outcome.status), 0)
 
 
-def _pytest(host: Host, paths: list[str], everything: bool, extra: Sequence[str]) -> Outcome:
+def _pytest(host: Host, paths: list[str], everything: bool, extra: Sequence[str], page: Path | None) -> Outcome:
     report = REPORTS / f"{host.version}.xml"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", *[str(ROOT / path) for path in paths]]
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), f"--junitxml={report}", "--durations=10"]
     command += [*([] if everything else ["-m", "not long"]), *extra]
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", PAGE)}
     # One thread: several make small tensors slower, and a loaded machine many times slower.
-    environment |= {"COMFYUI_PATH": str(host.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    variables |= {"COMFYUI_PATH": str(host.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    variables |= {PAGE: str(page)} if page else {}
     start = time.monotonic()
-    status = run_child(command, cwd=ROOT, env=environment)
+    status = run_child(command, cwd=ROOT, env=variables)
     passed, failed, skipped = _counts(report)
     return Outcome(host, status, passed, failed, skipped, time.monotonic() - start)
 

@@ -26,7 +26,7 @@ def test_a_template_out_of_the_dialog_runs(tab: Tab, server: Server) -> None:
     tab.frame()
     tab.run()
     assert tab.wait_for_end() == "execution_success"
-    page.get_by_text("all steps done").first.wait_for(timeout=30_000)
+    tab.wait_for_words("all steps done")
     (said,) = tab.charts()
     assert "step 2 of 2" in said
     pictures = page.evaluate(

@@ -44,7 +44,7 @@ def test_a_run_from_the_button_to_the_pictures(tab: Tab, graph: Graphs, server: 
     late = tab.lines()
     assert all(len(after) > len(before) for before, after in zip(early, late, strict=True))
     assert tab.wait_for_end() == "execution_success"
-    tab.page.get_by_text("all steps done").first.wait_for(timeout=30_000)
+    tab.wait_for_words("all steps done")
     (said,) = tab.charts()
     assert f"step {made_steps(made)} of {made_steps(made)}" in said
     assert "model runs a result" in said
@@ -68,7 +68,7 @@ def test_cancel_ends_it_and_the_next_run_works(tab: Tab, graph: Graphs) -> None:
     tab.wait_for_step(1)
     tab.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Interrupt')")
     assert tab.wait_for_end() == "execution_interrupted"
-    tab.page.get_by_text("ended early").first.wait_for(timeout=30_000)
+    tab.wait_for_words("ended early")
     assert not tab.page.locator(".provoke-stop").first.is_visible()
     tab.load(NAME, searching(graph, 2))
     tab.run()
@@ -82,11 +82,11 @@ def test_stop_keeps_the_best_and_a_reload_keeps_the_curve(tab: Tab, graph: Graph
     tab.wait_for_step(2)
     tab.page.locator(".provoke-stop").first.click()
     assert tab.wait_for_end() == "execution_success"
-    tab.page.get_by_text("stopped by request, best kept").first.wait_for(timeout=30_000)
+    tab.wait_for_words("stopped by request, best kept")
     lines, said = tab.lines(), tab.charts()
     tab.reload()
     tab.page.locator(".provoke-line").first.wait_for(state="attached", timeout=60_000)
-    tab.page.get_by_text("stopped by request, best kept").first.wait_for(timeout=30_000)
+    tab.wait_for_words("stopped by request, best kept")
     assert tab.charts() == said
     # A long curve is thinned where it is kept: the same ends, not the same points between.
     assert [ends(line) for line in tab.lines()] == [ends(line) for line in lines]

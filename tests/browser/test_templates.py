@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from provoke.tools import screens, templates
 from provoke.tools.browser import CANVAS, RENDERERS, Tab
+from provoke.tools.server import PAGE
 from provoke.tools.templates import Template
 
 from .conftest import node_of
@@ -25,7 +27,8 @@ def kept(name: str, renderer: str) -> Image.Image:
         return picture.convert("RGB")
 
 
-# what the page works out anew: sockets (a widget is one too, and a wire then ends at another place), sizes, the order
+# what the page works out anew: sockets (a widget is one too, and a wire then ends at another place), sizes, the order;
+# and what a preview shows, which some pages keep as if it were its value
 WORKED_OUT = {"inputs", "outputs", "size", "order"}
 Wire = tuple[int, str, int, str, str]
 
@@ -45,12 +48,13 @@ def assert_saved_as_opened(tab: Tab, name: str, made: dict[str, Any]) -> None:
     again = {node["id"]: node for node in saved["nodes"]}
     assert set(again) == {node["id"] for node in made["nodes"]}
     for node in made["nodes"]:
-        kept_of = {key: again[node["id"]].get(key) for key in node if key not in WORKED_OUT}
-        assert kept_of == {key: value for key, value in node.items() if key not in WORKED_OUT}, name
+        free = WORKED_OUT | ({"widgets_values"} if node["type"] == "PreviewAny" else set())
+        said = {key: value for key, value in node.items() if key not in free}
+        assert {key: again[node["id"]].get(key) for key in said} == said, name
     assert wires(saved) == wires(made), name
     assert saved["groups"] == made["groups"], name
-    said = {key: value for key, value in made["extra"].items() if key != "ds"}
-    assert {key: saved["extra"].get(key) for key in said} == said, name
+    extra = {key: value for key, value in made["extra"].items() if key != "ds"}
+    assert {key: saved["extra"].get(key) for key in extra} == extra, name
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
@@ -63,6 +67,8 @@ def test_templates_open_look_as_they_did_and_are_saved_unchanged(
         made = graph(name)
         now = screens.opened(tab, Template(name, made))  # raises where a node is missing
         assert_saved_as_opened(tab, name, made)
+        if PAGE in os.environ:
+            continue  # the pictures are of the newest host's page
         path = screens.path_of(name, renderer)
         changed[name] = screens.difference(now, kept(name, renderer)) if path.exists() else 1.0
         if changed[name] > screens.TOLERATED:
@@ -87,6 +93,7 @@ def test_no_picture_is_of_a_template_that_is_gone() -> None:
     assert set(screens.SCREENS.iterdir()) == wanted
 
 
+@pytest.mark.skipif(PAGE in os.environ, reason="the pictures are of the newest host's page")
 def test_a_missing_node_or_widget_would_be_seen(tab: Tab, graph: Callable[[str], Any]) -> None:
     whole = graph(ONE)
     before = kept(ONE, CANVAS)

@@ -278,3 +278,26 @@ def test_dev_and_its_preparation_need_only_the_standard_library(tmp_path: Path) 
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_page_of_a_host_is_got_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def pip(command: list[str], arguments: list[str], what: str) -> None:
+        asked.append(arguments)
+        folder = Path(command[command.index("--target") + 1]) / "comfyui_frontend_package" / "static"
+        folder.mkdir(parents=True)
+        (folder / "index.html").touch()
+
+    monkeypatch.setattr(environment, "HOSTS", tmp_path / "hosts")
+    monkeypatch.setattr(environment, "_pip", pip)
+    (tmp_path / "hosts").mkdir()
+    (tmp_path / "requirements.txt").write_text("torch\ncomfyui-frontend-package==1.2.3\n")
+    for _ in range(2):
+        found = environment.page_of(Host("1", tmp_path))
+        assert found == tmp_path / "hosts" / "pages" / "1.2.3" / "comfyui_frontend_package" / "static"
+        assert (found / "index.html").exists()
+    assert asked == [["comfyui-frontend-package==1.2.3"]]
+    (tmp_path / "requirements.txt").write_text("torch\n")
+    with pytest.raises(DevError, match="names no version"):
+        environment.page_of(Host("1", tmp_path))
