@@ -23,8 +23,10 @@ def test_the_benchmark_runs(nodes: ModuleType, tmp_path: Path) -> None:
     assert found["costs in plain sampler runs"]["a seed"] == pytest.approx(1, abs=0.1)
     assert found["costs in plain sampler runs"]["a search step"] > 1.5  # forward and backward
     assert all(row["all"]["n"] == 1 and 0 <= row["distance"] < 1 for row in found["ways"].values())
-    text = bench.page({"ways": {"date": "today", "settings": bench.QUICK, **found}})
-    assert text.count("\n| ") == 2 + len(found["ways"])
+    more = bench.more(world, {"more": 1}, bench.QUICK, tmp_path)
+    made = {"date": "today", "settings": bench.QUICK}
+    text = bench.page({"ways": {**made, **found}, "more": {**made, **more}})
+    assert text.count("\n| ") == 4 + len(found["ways"]) + len(more["ways"])
 
 
 def test_verdicts_and_distance_are_about_the_picture(nodes: ModuleType) -> None:
@@ -42,6 +44,15 @@ def test_verdicts_and_distance_are_about_the_picture(nodes: ModuleType) -> None:
     assert float(world.distance(pictures).mean()) < 0.8 * float(world.distance(noise).mean())
 
 
+def test_the_prompts_of_the_bars_are_no_others_again() -> None:
+    import provoke.benchmarks.world_vlm_inversion.run as bench
+    from provoke.demo.captions import canonical
+
+    said = [canonical(scene) for scene in bench.others(bench.MORE)]
+    assert len(set(said)) == bench.MORE
+    assert not {canonical(scene) for scene in bench.prompts(bench.PROMPTS)} & set(said)
+
+
 def test_the_page_says_whether_the_bars_held() -> None:
     import provoke.benchmarks.world_vlm_inversion.run as bench
     from provoke.benchmarks.rates import rate
@@ -51,7 +62,8 @@ def test_the_page_says_whether_the_bars_held() -> None:
         return {**rates, "all, of every seed": 0.5, "distance": distance, "seconds a picture": 1.0}
 
     def said(plain: int, ours: int, distance: float) -> str:
-        return " ".join(bench.bars({bench.PLAIN: row(plain, 0.2), bench.OURS: row(ours, distance)}))
+        ways = {bench.PLAIN: row(plain, 0.2), bench.OURS: row(ours, distance)}
+        return f"{bench.bars(ways)} {bench.ahead(ways)}"
 
     good = said(12, 24, 0.2)
     assert "colours: held at 100 (86 to 100)" in good
