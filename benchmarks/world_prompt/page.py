@@ -24,8 +24,8 @@ but *none* at the gradient's cost in runs of the sampler (a gradient counts with
 """
 
 
-def page(results: dict[str, Any]) -> str:
-    """README.md."""
+def page(results: dict[str, Any], ceiling: dict[str, Any] | None = None) -> str:
+    """README.md. ceiling: of ceiling.py, where it was run."""
     found = {name: one for name, one in results["classes"].items() if not one["plain"]["fails"]}
     lines = [
         HEAD.format(**results),
@@ -38,6 +38,7 @@ def page(results: dict[str, Any]) -> str:
         "",
         "*Class missing*: of the best prompt's eight pictures, on average.",
         "",
+        *(_ceiling(ceiling) if ceiling else []),
         "## The best prompt of each way",
         "",
         *(line for name, one in results["classes"].items() for line in _prompts(name, one)),
@@ -60,6 +61,28 @@ def _verdict(runs: list[dict[str, Any]]) -> str:
     share = rate(sum(run["prompts"][0]["fails"] for run in runs), len(runs))
     words = "held" if share["low"] >= BAR else "missed"
     return f"Bar: the gradient's prompt fails in at least {100 * BAR:.0f} % of the classes, by the lower end: {words}."
+
+
+def _ceiling(found: dict[str, Any]) -> list[str]:
+    """What there is to be found."""
+    each = found["classes"]
+    some = rate(sum(bool(one["failing"]) for one in each.values()), len(each))
+    rows = [
+        f"| {name} | {one['captions']} | {len(one['failing'])} | {100 * one['missing of all']:.1f} | "
+        f"{one['missing at most']} | {one['in']} |"
+        for name, one in each.items()
+    ]
+    return [
+        "## What there is to be found",
+        "",
+        f"`{found['command']}` ({found['date']}). Every usual caption of two objects with the class in it, on the same",
+        f"eight seeds. Percent of classes for which any of them fails: {percent(some)}.",
+        "",
+        "| class | captions | that fail | class missing, % of all pictures | at most, of 8 | in |",
+        "|---" * 6 + "|",
+        *rows,
+        "",
+    ]
 
 
 def _prompts(name: str, one: dict[str, Any]) -> list[str]:

@@ -55,3 +55,28 @@ def test_the_page_leaves_out_classes_that_fail_anyway(bench: ModuleType) -> None
     assert "| gradient | 1 | 100 (21 to 100) |" in page
     assert "| random, the best of | 1 | 0 (0 to 79) |" in page
     assert "missed" in page  # one class is no proof
+
+
+def test_every_caption_of_a_class_is_one_of_the_worlds(bench: ModuleType) -> None:
+    from provoke.benchmarks.world_prompt.ceiling import captions
+
+    thing = ("blue", "ring")
+    tried = list(captions(thing))
+    assert len(set(tried)) == len(tried) == 23 * 4 * 6 * 2
+    assert all(bench.caption(prompt, thing) for prompt in tried)
+
+
+def test_the_page_says_what_there_was_to_be_found(bench: ModuleType) -> None:
+    from provoke.benchmarks.world_prompt.page import page
+
+    def one(failing: list[str]) -> dict[str, Any]:
+        return {"captions": 9, "failing": failing, "missing at most": 2, "in": "a caption", "missing of all": 0.01}
+
+    ceiling = {"date": "today", "command": "ceiling.py", "classes": {"blue ring": one([]), "red ring": one(["a"])}}
+    way = {"runs": 1, "prompts": [{"prompt": "p", "natural": True, "clean": 8, "wrong": 0, "missing": 0}]}
+    way["prompts"][0] |= {"fails": False, "lies": False}
+    plain = {"fails": False}
+    classes = {"blue ring": {"plain": plain, "gradient": way, "evolution": way, "random": way, "none": way}}
+    text = page({"date": "today", "torch": "2", "classes": classes}, ceiling)
+    assert "any of them fails: 50 (9 to 91)" in text
+    assert "| red ring | 9 | 1 | 1.0 | 2 | a caption |" in text
