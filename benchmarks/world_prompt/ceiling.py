@@ -3,7 +3,7 @@
     python dev.py run benchmarks/world_prompt/ceiling.py -- [--quick] [--classes N] [--out FOLDER]
 
 Writes ceiling.json, a class at a time, and the page of run.py anew. A class's captions: it and each of the other 23
-objects, either first, in the four relations, the ground not named or one of them: 1104 prompts in the words that the
+objects, either first, in the four relations, the ground not named or one of them: 920 prompts in the words that the
 model knows best. *Fails* as run.py has it: on at least 4 of 8 seeds a clean scene without the class. What no caption
 does, no search over captions can find (but by synonyms and other openings, which mean the same to a reader).
 """
