@@ -23,7 +23,7 @@ COLUMNS = ("target", "own", "both", "clean", "target, and the second CLIP")
 
 def page(results: dict[str, Any]) -> str:
     """README.md."""
-    parts = {"main": _main, "states": _states, "curve": _curve}
+    parts = {"main": _main, "states": _states, "curve": _curve, "placed": _placed}
     missing = [name for name in parts if name not in results]
     shown = ["\n".join([*parts[name](results[name]), ""]) for name in parts if name in results]
     return "\n".join([HEAD, *shown, *(["## Not run yet", "", ", ".join(missing) + ".", ""] if missing else [])])
@@ -75,3 +75,16 @@ def _curve(found: dict[str, Any]) -> list[str]:
         "",
         *_table("budget", rows),
     ]
+
+
+def _placed(found: dict[str, Any]) -> list[str]:
+    lines = [
+        f"## Before the ground ({found['date']})",
+        "",
+        "A token at the end of a prompt comes behind its ground (*a red circle on white left of a blue ring*), as no",
+        "caption that the model learned from has it. Here it stands where a placeholder puts it, before the ground.",
+        "",
+    ]
+    for target, rows in found["found"].items():
+        lines += [f"A {target}:", "", *_table("inserted", rows), ""]
+    return lines
