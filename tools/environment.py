@@ -26,6 +26,7 @@ VENV = ROOT / ".venv"
 HOSTS = ROOT / ".hosts"
 LOG = HOSTS / "logs" / "install.log"
 REQUIREMENTS = (ROOT / "tools" / "requirements.txt", ROOT / "requirements.txt")
+PAGE = "PROVOKE_PAGE"  # variable: a folder of another page (ComfyUI's frontend) than the environment's, for tests
 STAMP = "provoke-stamp.json"
 UNFINISHED = "provoke-unfinished"
 SPACE = 9 * 1024**3  # bytes that the environment takes, with what it downloads

@@ -39,9 +39,7 @@ class ServerLost(DevError):
     """The server ended, or could not be reached any more, while a client needed it."""
 
 
-PAGE = "PROVOKE_PAGE"
-"""Environment variable: the folder of another page (ComfyUI's frontend) than the environment's, which a server gives
-to browsers."""
+ARGUMENTS = ("--database-url", "sqlite:///:memory:", "--disable-api-nodes")
 
 
 class Server:
@@ -58,7 +56,7 @@ class Server:
         cpu: bool,
         base: Path | None = None,
         port: int | None = None,
-        arguments: Sequence[str] = ("--database-url", "sqlite:///:memory:", "--disable-api-nodes"),
+        arguments: Sequence[str] = ARGUMENTS,
         root: Path = pack.ROOT,
     ) -> None:
         self._host, self._cpu, self._arguments, self._root = host, cpu, list(arguments), root
@@ -92,8 +90,6 @@ class Server:
         self._link = pack.link(old.parent, self._root)
         command = [sys.executable, "-u", "main.py", "--base-directory", str(self.base), "--port", str(self.port)]
         command += ["--listen", "127.0.0.1", *(["--cpu"] if self._cpu else []), *self._arguments]
-        page = os.environ.get(PAGE)
-        command += ["--front-end-root", page] if page else []
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")}
         # The pack reaches no network by itself: a library of its that tries fails here, and is seen.
         environment |= {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}

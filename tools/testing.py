@@ -16,8 +16,7 @@ from pathlib import Path
 
 from . import chromium, comfy_cli, environment
 from .console import run_child, say, took
-from .environment import HOSTS, ROOT, Host
-from .server import PAGE
+from .environment import HOSTS, PAGE, ROOT, Host
 
 REPORTS = HOSTS / "reports"
 NO_TESTS = 5  # pytest's exit status

@@ -28,16 +28,14 @@ from ...tools.inprocess import open_pack
 from ..prompts import HELD_OUT, one_object, with_ground
 from ..rates import rate, resampled, shared
 from ..record import facts
+from ..verdicts import broken, clean, on_its_ground
 from .routes import cosines
 from .world import (
     TOWARDS,
     Bench,
     Drawn,
     as_sketched,
-    broken,
     captions,
-    clean,
-    on_its_ground,
     one_word_away,
     other_grounds,
 )

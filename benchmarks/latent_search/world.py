@@ -6,19 +6,18 @@ Everything goes through nodes: the host's own for drawing, the pack's for search
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ...demo.captions import canonical, negatives
-from ...demo.checker import Reading, read, relation_right
+from ...demo.checker import Reading
 from ...demo.world import BACKGROUNDS, COLOURS, SHAPES, Facts, Scene
 from ...tools.inprocess import execute
 from ..painter import DemoPainter
+from ..verdicts import grounded, looked_at_twice
 
 STEPS, CFG = 6, 1.0  # KSampler's; without guidance, where the seed has most to say
 # of a search towards a near miss: as far as any noise, by large steps that settle
@@ -144,42 +143,12 @@ def other_grounds(scene: Scene) -> list[str]:
     return [canonical(Facts(scene.facts.objects, None, ground), background=True) for ground in grounds]
 
 
-def looked_at_twice(pictures: Tensor) -> tuple[list[Reading], list[Reading]]:
-    """Readings of 8-bit pictures, and of the same one pixel aside: a verdict has to hold for both."""
-    levels = (pictures.clamp(0, 1) * 255).round() / 255
-    aside = functional.pad(levels, (1, 0, 0, 0), mode="replicate")[..., :-1]
-    return read(levels), read(aside)
-
-
-def broken(pictures: Tensor, scenes: Sequence[Scene]) -> list[bool]:
-    """Clean scenes, and not the prompt's."""
-    views = looked_at_twice(pictures)
-    wrong = [
-        [r.clean and not right for r, right in zip(view, relation_right(view, scenes).tolist(), strict=True)]
-        for view in views
-    ]
-    return [a and b for a, b in zip(*wrong, strict=True)]
-
-
-def clean(pictures: Tensor) -> list[bool]:
-    return [a.clean and b.clean for a, b in zip(*looked_at_twice(pictures), strict=True)]
-
-
-def _grounded(r: Reading, scene: Scene) -> bool:
-    return r.clean and r.facts.objects == scene.facts.objects and r.background == scene.background
-
-
-def on_its_ground(pictures: Tensor, scene: Scene) -> list[bool]:
-    """Clean scenes with the scene's one object anywhere on its ground."""
-    return [_grounded(a, scene) and _grounded(b, scene) for a, b in zip(*looked_at_twice(pictures), strict=True)]
-
-
 def as_sketched(pictures: Tensor, scene: Scene) -> list[bool]:
     """Clean scenes with the sketch's object in its place and size, on its ground."""
     thing = scene.objects[0]
 
     def fits(r: Reading) -> bool:
-        if not _grounded(r, scene):
+        if not grounded(r, scene):
             return False
         seen = r.objects[0]
         off = max(abs(a - b) for a, b in zip(seen.centre, thing.centre, strict=True))

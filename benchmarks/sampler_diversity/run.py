@@ -23,11 +23,11 @@ from torch import Tensor
 
 from ...demo.world import Scene
 from ...tools.inprocess import execute, open_pack
-from ..latent_search.world import on_its_ground
 from ..painter import DemoPainter
 from ..prompts import HELD_OUT, one_object, with_ground
 from ..rates import bootstrap, percent, shared
 from ..record import facts
+from ..verdicts import on_its_ground
 
 HERE = Path(__file__).resolve().parent
 MODEL, STEPS, CFG, SEED = "4 steps", 4, 1.0, 7

@@ -27,9 +27,9 @@ from ...demo.captions import canonical
 from ...demo.checker import objects_right, relation_right
 from ...demo.world import Scene, sample
 from ...tools.inprocess import open_pack
-from ..latent_search.world import looked_at_twice
 from ..rates import against, percent, rate
 from ..record import facts
+from ..verdicts import looked_at_twice
 from .world import ABLATIONS, DEMO, SETTINGS, Bench, Way
 
 HERE = Path(__file__).resolve().parent

@@ -13,7 +13,7 @@ from PIL import Image
 
 from provoke.tools import screens, templates
 from provoke.tools.browser import CANVAS, RENDERERS, Tab
-from provoke.tools.server import PAGE
+from provoke.tools.environment import PAGE
 from provoke.tools.templates import Template
 
 from .conftest import node_of

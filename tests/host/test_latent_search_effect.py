@@ -45,8 +45,8 @@ def test_a_search_towards_a_near_miss_breaks_what_is_drawn_right(nodes: ModuleTy
     """One prompt of the benchmark that the plain sampler draws right for all of 100 seeds: a clean picture of something
     else, from the host's own sampler and the exported noise, and the seed's own picture is right."""
     import provoke.benchmarks.latent_search.run as bench
-    from provoke.benchmarks.latent_search.world import broken
     from provoke.benchmarks.prompts import one_object, with_ground
+    from provoke.benchmarks.verdicts import broken
     from provoke.demo.checker import read, relation_right
 
     world = bench.Bench(nodes)
