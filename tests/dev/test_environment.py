@@ -14,7 +14,8 @@ import pytest
 from provoke.tools import demo, environment, pack, scripts, templates
 from provoke.tools.console import CommandError, DevError, run_logged, took
 from provoke.tools.environment import Host
-from provoke.tools.server import Rejected, problems
+from provoke.tools.server import Rejected
+from provoke.tools.server_log import problems
 
 ROOT = Path(__file__).resolve().parents[2]
 
