@@ -24,16 +24,31 @@ FONT = ImageFont.load_default(13)
 
 
 def row(images: Sequence[Any], captions: Sequence[str], cell: int = CELL) -> Image.Image:
-    """Pictures (H W 3 in [0, 1]) side by side with a line under each."""
+    """Pictures (H W 3 in [0, 1]) side by side with their captions under them, in as many lines as they take."""
     height = max(round(cell * image.shape[0] / image.shape[1]) for image in images)
-    sheet = Image.new("RGB", (len(images) * (cell + GAP) - GAP, height + LINE), "white")
+    wrapped = [lines(caption, cell) for caption in captions]
+    size = (len(images) * (cell + GAP) - GAP, height + LINE * max(map(len, wrapped)))
+    sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+    for i, (image, caption) in enumerate(zip(images, wrapped, strict=True)):
         picture = Image.fromarray((np.asarray(image.clamp(0, 1)) * 255).round().astype(np.uint8))
         size = (cell, round(cell * picture.height / picture.width))
         sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), (i * (cell + GAP), 0))
-        pen.text((i * (cell + GAP) + 2, height + 3), caption, fill="#333333", font=FONT)
+        for k, line in enumerate(caption):
+            pen.text((i * (cell + GAP) + 2, height + 3 + k * LINE), line, fill="#333333", font=FONT)
     return sheet
+
+
+def lines(text: str, width: int) -> list[str]:
+    """Its words in lines of at most so many pixels; a longer word has a line of its own. At least one line."""
+    found = [""]
+    for word in text.split():
+        longer = f"{found[-1]} {word}".strip()
+        if found[-1] and FONT.getlength(longer) > width:
+            found.append(word)
+        else:
+            found[-1] = longer
+    return found
 
 
 def stack(rows: Sequence[Image.Image]) -> Image.Image:
