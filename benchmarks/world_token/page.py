@@ -71,8 +71,8 @@ def _curve(found: dict[str, Any]) -> list[str]:
         "",
         "The first target. epsilon in standard deviations of the vocabulary, around the target's shape as the initial",
         "word of one vector, or around the five words; the length is that of the vectors found, on average, in the",
-        f"encoder's own units. {found['sizes']['steps']} steps of {found['pairs']} pairs. (One vector's steps of 0.2 do",
-        "not leave the smallest box, so that the next two are the same search.)",
+        f"encoder's own units. {found['sizes']['steps']} steps of {found['pairs']} pairs. (One vector's steps of 0.2",
+        "do not leave the smallest box, so that the next two are the same search.)",
         "",
         *_table("budget", rows),
     ]

@@ -34,7 +34,9 @@ from .world import ABLATIONS, DEMO, SETTINGS, Bench, Way
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, FEW, SEEDS = 24, 12, 2  # prompts of the table and of the ablations; seeds of a prompt
-LOOKED_AT, LOOKS = 400, 8  # prompts that may be looked at for those that are hard; seeds of a look
+# prompts that may be looked at for those that are hard, others for those that defaults are chosen on; seeds of a look,
+# and how many of them may be right
+LOOKED_AT, TUNED, LOOKS, RIGHT = 180, 100, 8, 6
 MORE = 64  # prompts of the part that the bars are read from: so many that an interval can tell
 QUICK = {"steps": 4, "copies": 1}
 PLAIN, UNGUIDED, OURS = "plain sampler", "plain sampler without guidance", "VLM inversion from noise"
@@ -49,8 +51,8 @@ def prompts(count: int) -> list[Scene]:
 
 
 def others(count: int) -> list[Scene]:
-    """So many of them again, each once, and none of the table's."""
-    drawn = sample(4 * count, torch.Generator().manual_seed(191), part="held out", objects=2)
+    """So many of them again (there are some 370), each once, and none of the table's."""
+    drawn = sample(1600, torch.Generator().manual_seed(191), part="held out", objects=2)
     known = {canonical(scene) for scene in prompts(PROMPTS)}
     new = {said: scene for scene in drawn if (said := canonical(scene)) not in known}
     return list(new.values())[:count]
@@ -105,16 +107,22 @@ def more(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path
     return {"ways": found}
 
 
+def hard_ones(bench: Bench, scenes: list[Scene], count: int) -> tuple[list[Scene], int]:
+    """The first `count` that the plain sampler draws right with at most RIGHT of LOOKS seeds; and how many were looked
+    at."""
+    found: list[Scene] = []
+    for looked_at, scene in enumerate(scenes, start=1):
+        drawn = bench.plain(canonical(scene), 9_000, LOOKS)
+        found += [scene] if sum(verdicts(drawn, [scene] * LOOKS)["all"]) <= RIGHT else []
+        if len(found) == count:
+            return found, looked_at
+    return found, len(scenes)
+
+
 def hard(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
     """The table again where the plain sampler needs help: on prompts that it draws right with few of other seeds."""
-    scenes, looked_at = [], 0
-    for scene in others(LOOKED_AT)[sizes["more"] :]:
-        looked_at += 1
-        drawn = bench.plain(canonical(scene), 9_000, LOOKS)
-        if sum(verdicts(drawn, [scene] * LOOKS)["all"]) <= LOOKS // 2:
-            scenes.append(scene)
-        if len(scenes) == sizes["prompts"]:
-            break
+    rest = others(sizes["more"] + LOOKED_AT)[sizes["more"] :]
+    scenes, looked_at = hard_ones(bench, rest, sizes["prompts"])
     equal, costs = bench.equal(choices)
     every = bench.ways(choices, equal)
     every[ALONE] = lambda p, s: bench.inverted(p, s, **{**choices, **ABLATIONS[ALONE]})
@@ -128,8 +136,8 @@ def hard(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path
 
 
 def settings(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
-    """What the defaults were chosen on: one setting changed, from noise, on prompts of their own."""
-    scenes = prompts(600)[500 : 500 + sizes["few"]]
+    """What the defaults were chosen on: one setting changed, from noise, on hard prompts of their own."""
+    scenes, _ = hard_ones(bench, others(sizes["more"] + LOOKED_AT + TUNED)[sizes["more"] + LOOKED_AT :], sizes["few"])
     found = {}
     for name, change in SETTINGS.items():
         found[name] = measured(bench, lambda p, s, c={**choices, **change}: bench.inverted(p, s, **c), scenes, 1)
@@ -218,7 +226,7 @@ def page(results: dict[str, Any]) -> str:
             f"## Where the plain sampler needs help ({part['date']})",
             table(head, [line(*one) for one in part["ways"].items()]),
             f"The first {n} of {part['looked at']} other prompts that the plain sampler draws right with at most "
-            f"{LOOKS // 2} of {LOOKS} other seeds. Settings: {_said(part['settings'])}.",
+            f"{RIGHT} of {LOOKS} other seeds. Settings: {_said(part['settings'])}.",
             bars(part["ways"]),
             ahead(part["ways"]),
         ]

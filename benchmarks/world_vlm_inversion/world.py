@@ -28,13 +28,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "as it comes": {},
-    "balance 2": {"balance": 2.0},
     "balance 1": {"balance": 1.0},
+    "no EMA restart": {"ema_restarts": ""},
+    "noise as the only augmentation": {"views": "noise only"},
+    "noise levels up to 0.5 in the end": {"noise_end": 0.5},
+    "balance 2": {"balance": 2.0},
+    "polish 0.125": {"polish": 0.125},
     "step size 0.05": {"step_size": 0.05},
-    "polish 0.0625": {"polish": 0.0625},
-    "noise levels up to 0.6 in the end": {"noise_end": 0.6},
-    "noise of 0.02 in the moves": {"update_noise": 0.02},
-    "cfg 8": {"cfg": 8.0},
+    "cfg 6": {"cfg": 6.0},
 }
 NEIGHBOURS, WORLD = 5, 2048  # of the fidelity: nearest pictures of the world, and how many there are
 
