@@ -34,10 +34,7 @@ from .world import ABLATIONS, DEMO, SETTINGS, Bench, Way
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, FEW, SEEDS = 24, 12, 2  # prompts of the table and of the ablations; seeds of a prompt
-# prompts that may be looked at for those that are hard, others for those that defaults are chosen on; seeds of a look,
-# and how many of them may be right
-LOOKED_AT, TUNED, LOOKS, RIGHT = 180, 100, 8, 6
-MORE = 64  # prompts of the part that the bars are read from: so many that an interval can tell
+MORE = 64  # prompts of the part that the bars are read from, so many that an interval can tell; and those before them
 QUICK = {"steps": 4, "copies": 1}
 PLAIN, UNGUIDED, OURS = "plain sampler", "plain sampler without guidance", "VLM inversion from noise"
 ALONE = "SDS alone"  # the method without the VLM
@@ -98,7 +95,7 @@ def ways(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path
 
 def more(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
     """The method beside the plain sampler, and beside itself without the VLM, on prompts that nothing was chosen on."""
-    scenes, found = others(sizes["more"]), {}
+    scenes, found = others(2 * sizes["more"])[sizes["more"] :], {}
     ways = bench.ways(choices, {"seeds": 1, "search": 1})
     ways[ALONE] = lambda p, s: bench.inverted(p, s, **{**choices, **ABLATIONS[ALONE]})
     for name in (PLAIN, UNGUIDED, OURS, ALONE):
@@ -107,38 +104,9 @@ def more(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path
     return {"ways": found}
 
 
-def hard_ones(bench: Bench, scenes: list[Scene], count: int) -> tuple[list[Scene], int]:
-    """The first `count` that the plain sampler draws right with at most RIGHT of LOOKS seeds; and how many were looked
-    at."""
-    found: list[Scene] = []
-    for looked_at, scene in enumerate(scenes, start=1):
-        drawn = bench.plain(canonical(scene), 9_000, LOOKS)
-        found += [scene] if sum(verdicts(drawn, [scene] * LOOKS)["all"]) <= RIGHT else []
-        if len(found) == count:
-            return found, looked_at
-    return found, len(scenes)
-
-
-def hard(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The table again where the plain sampler needs help: on prompts that it draws right with few of other seeds."""
-    rest = others(sizes["more"] + LOOKED_AT)[sizes["more"] :]
-    scenes, looked_at = hard_ones(bench, rest, sizes["prompts"])
-    equal, costs = bench.equal(choices)
-    every = bench.ways(choices, equal)
-    every[ALONE] = lambda p, s: bench.inverted(p, s, **{**choices, **ABLATIONS[ALONE]})
-    found = {}
-    for name, way in every.items():
-        if "latent" in name and "from" in name:
-            continue  # the same method from another start
-        found[name] = measured(bench, way, scenes, 1)
-        print(name, found[name], flush=True)
-    return {"looked at": looked_at, "equal": equal, "costs in plain sampler runs": costs, "ways": found}
-
-
 def settings(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
-    """What the defaults were chosen on: one setting changed, from noise, on hard prompts of their own."""
-    scenes, _ = hard_ones(bench, others(sizes["more"] + LOOKED_AT + TUNED)[sizes["more"] + LOOKED_AT :], sizes["few"])
-    found = {}
+    """What the defaults were chosen on: one setting changed, from noise, on prompts of their own."""
+    scenes, found = others(sizes["more"]), {}
     for name, change in SETTINGS.items():
         found[name] = measured(bench, lambda p, s, c={**choices, **change}: bench.inverted(p, s, **c), scenes, 1)
         print(name, found[name], flush=True)
@@ -174,7 +142,6 @@ PARTS: dict[str, Part] = {
     "settings": settings,
     "ways": ways,
     "more": more,
-    "hard": hard,
     "ablations": ablations,
     "strip": strip,
 }
@@ -218,17 +185,6 @@ def page(results: dict[str, Any]) -> str:
             f"n = {part['ways'][OURS]['all']['n']} other prompts, n fixed before the run. "
             f"Settings: {_said(part['settings'])}.",
             bars(part["ways"]),
-        ]
-    if "hard" in results:
-        part = results["hard"]
-        n = part["ways"][OURS]["all"]["n"]
-        blocks += [
-            f"## Where the plain sampler needs help ({part['date']})",
-            table(head, [line(*one) for one in part["ways"].items()]),
-            f"The first {n} of {part['looked at']} other prompts that the plain sampler draws right with at most "
-            f"{RIGHT} of {LOOKS} other seeds. Settings: {_said(part['settings'])}.",
-            bars(part["ways"]),
-            ahead(part["ways"]),
         ]
     for name, title in (("ablations", "One thing left out"), ("settings", "What the defaults were chosen on")):
         if name not in results:

@@ -28,14 +28,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "as it comes": {},
-    "balance 1": {"balance": 1.0},
-    "no EMA restart": {"ema_restarts": ""},
-    "noise as the only augmentation": {"views": "noise only"},
-    "noise levels up to 0.5 in the end": {"noise_end": 0.5},
-    "balance 2": {"balance": 2.0},
-    "polish 0.125": {"polish": 0.125},
-    "step size 0.05": {"step_size": 0.05},
-    "cfg 6": {"cfg": 6.0},
+    "SDS alone": ABLATIONS["SDS alone"],
+    "balance 0.25": {"balance": 0.25},
+    "polish 0.5": {"polish": 0.5},
 }
 NEIGHBOURS, WORLD = 5, 2048  # of the fidelity: nearest pictures of the world, and how many there are
 
