@@ -11,6 +11,7 @@ from .adversarial_token import AdversarialToken
 from .best_of_seeds import BestOfSeeds
 from .clip_targeted_attack import ClipTargetedAttack
 from .clip_targeted_attack_sampler import ClipTargetedAttackSampler, ClipTargetedAttackSamplerCustom
+from .compare_pictures import ComparePictures
 from .conditioning_files import LoadConditioning, SaveConditioning
 from .demo_photo import DemoPhoto
 from .demo_scene import DemoScene
@@ -77,6 +78,7 @@ class Provoke(ComfyExtension):
             LoadLanguage,
             ScoreImages,
             PickBest,
+            ComparePictures,
             FailureReport,
             LoadDemoModels,
             DemoPhoto,

@@ -310,6 +310,18 @@ def steer_sampling(nodes: Any) -> Image.Image:
     return row(pictures, captions, 128)
 
 
+def compare_pictures(nodes: Any) -> Image.Image:
+    """What Compare Pictures gives for a seed of a few-step model and two variations of it."""
+    from ..benchmarks.sampler_diversity import run as bench
+
+    painter, text = bench.Painter(nodes, bench.MODEL), "a red circle"
+    before, after = (
+        batch.movedim(1, -1) for batch in (painter.draw(text, bench.SEED), painter.varied(text, 0.06, count=2))
+    )
+    (sheet,) = execute(nodes.ComparePictures, before=before, after=after)
+    return Image.fromarray((np.asarray(sheet[0]) * 255).round().astype(np.uint8))
+
+
 def of_noise(name: str) -> Callable[[Any], Image.Image]:
     """A picture of benchmarks/latent_search."""
 
@@ -352,6 +364,7 @@ PICTURES: dict[str, Callable[[Any], Image.Image]] = {
     "scores": scores,
     "classes": classes,
     "pick-best": pick_best,
+    "compare-pictures": compare_pictures,
     "vary-curve": vary_curve,
     "steer-world": steer_world,
     "steer-curve": steer_curve,

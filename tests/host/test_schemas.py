@@ -82,6 +82,9 @@ SOUGHT = {
     "score distillation": {"ProvokeVlmInversionSampler", "ProvokeVlmInversion"},
     "clip score": {"ProvokeScoreImages", "ProvokeLoadScorer", "ProvokeClipObjective"},
     "contact sheet": {"ProvokeFailureReport"},
+    "compare": {"ProvokeComparePictures"},
+    "before after": {"ProvokeComparePictures"},
+    "diff": {"ProvokeComparePictures"},
 }
 """What people type who do not know our words, and what they must find by it."""
 

@@ -126,11 +126,19 @@ def sampler_form_of_inversion(canvas: Canvas) -> dict[str, Any]:
     )
     after = decoded(canvas, found["output"], start.vae)
     before = decoded(canvas, usual, start.vae)
+    both = canvas.add("ProvokeComparePictures", before=before, after=after)
     canvas.group("4. What came of it")
     saved(canvas, after, "inversion-as-sampler", "what the judge says matches the sentence")
     seen(canvas, before, "what KSampler gives for that prompt and seed")
     canvas.column()
     read(canvas, after)
+    seen(
+        canvas,
+        both["comparison"],
+        "before, after and their difference, amplified, in one picture",
+        "Before, after, difference",
+        (620, 340),
+    )
     return canvas.graph()
 
 

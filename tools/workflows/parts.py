@@ -55,9 +55,11 @@ def saved(canvas: Canvas, images: Wire, prefix: str, shows: str, title: str | No
     return canvas.add("SaveImage", title=title, shows=shows, images=images, filename_prefix=f"provoke/{prefix}")
 
 
-def seen(canvas: Canvas, images: Wire, shows: str, title: str | None = None) -> Node:
-    """Pictures that are only looked at."""
-    return canvas.add("PreviewImage", title=title, shows=shows, images=images)
+def seen(
+    canvas: Canvas, images: Wire, shows: str, title: str | None = None, size: tuple[int, int] | None = None
+) -> Node:
+    """Pictures that are only looked at. size: of the node on the page, in pixels; without it the usual one."""
+    return canvas.add("PreviewImage", title=title, shows=shows, size=size, images=images)
 
 
 def told(canvas: Canvas, text: Wire, title: str = "Report", height: int = 360) -> Node:
