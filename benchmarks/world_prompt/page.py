@@ -24,8 +24,8 @@ but *none* at the gradient's cost in runs of the sampler (a gradient counts with
 """
 
 
-def page(results: dict[str, Any], ceiling: dict[str, Any] | None = None) -> str:
-    """README.md. ceiling: of ceiling.py, where it was run."""
+def page(results: dict[str, Any], base_rate: dict[str, Any] | None = None) -> str:
+    """README.md. base_rate: of base_rate.py, where it was run."""
     found = {name: one for name, one in results["classes"].items() if not one["plain"]["fails"]}
     lines = [
         HEAD.format(**results),
@@ -38,7 +38,7 @@ def page(results: dict[str, Any], ceiling: dict[str, Any] | None = None) -> str:
         "",
         "*Class missing*: of the best prompt's eight pictures, on average.",
         "",
-        *(_ceiling(ceiling) if ceiling else []),
+        *(_base_rate(base_rate) if base_rate else []),
         "## The best prompt of each way",
         "",
         *(line for name, one in results["classes"].items() for line in _prompts(name, one)),
@@ -63,23 +63,25 @@ def _verdict(runs: list[dict[str, Any]]) -> str:
     return f"Bar: the gradient's prompt fails in at least {100 * BAR:.0f} % of the classes, by the lower end: {words}."
 
 
-def _ceiling(found: dict[str, Any]) -> list[str]:
-    """What there is to be found."""
+def _base_rate(found: dict[str, Any]) -> list[str]:
+    """How rare what is searched for is."""
     each = found["classes"]
-    some = rate(sum(bool(one["failing"]) for one in each.values()), len(each))
+    tried = sum(one["captions"] for one in each.values())
+    failing, again = (sum(len(one[kind]) for one in each.values()) for kind in ("failing", "again"))
     rows = [
-        f"| {name} | {one['captions']} | {len(one['failing'])} | {100 * one['missing of all']:.1f} | "
-        f"{one['missing at most']} | {one['in']} |"
+        f"| {name} | {one['captions']} | {100 * one['missing']:.2f} | {'; '.join(one['failing']) or 'none'} | "
+        f"{'; '.join(one['again']) or 'none'} |"
         for name, one in each.items()
     ]
     return [
-        "## What there is to be found",
+        "## How rare a failing prompt is",
         "",
-        f"`{found['command']}` ({found['date']}). Every usual caption of two objects with the class in it, on the same",
-        f"eight seeds. Percent of classes for which any of them fails: {percent(some)}.",
+        f"`{found['command']}` ({found['date']}). Usual captions of two objects with the class in them, drawn at random,",
+        f"on the same eight seeds; those that fail, again on eight others. Of {tried} captions {failing} fail, {again} of",
+        "them again: there is little for any search to find in such words. (Synonyms and other openings are not tried.)",
         "",
-        "| class | captions | that fail | class missing, % of all pictures | at most, of 8 | in |",
-        "|---" * 6 + "|",
+        "| class | captions | class missing, % of their pictures | that fail | that fail again |",
+        "|---" * 5 + "|",
         *rows,
         "",
     ]

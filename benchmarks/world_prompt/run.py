@@ -130,8 +130,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     file, bench = options.out / "results.json", Bench(open_pack())
     results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"classes": {}}
-    known = options.out / "ceiling.json"  # of ceiling.py
-    ceiling = json.loads(known.read_text(encoding="utf-8")) if known.exists() else None
+    known = options.out / "base_rate.json"  # of base_rate.py
+    base_rate = json.loads(known.read_text(encoding="utf-8")) if known.exists() else None
     for thing in classes(count):
         if " ".join(thing) in results["classes"]:
             continue
@@ -139,7 +139,7 @@ def main() -> None:
         print(told(thing, found), flush=True)
         facts = {"date": str(datetime.date.today()), "torch": torch.__version__, "command": "run.py", "steps": steps}
         file.write_text(json.dumps({**results, **facts}, indent=1) + "\n", encoding="utf-8")
-        (options.out / "README.md").write_text(page({**results, **facts}, ceiling), encoding="utf-8")
+        (options.out / "README.md").write_text(page({**results, **facts}, base_rate), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="module")
@@ -58,25 +59,45 @@ def test_the_page_leaves_out_classes_that_fail_anyway(bench: ModuleType) -> None
 
 
 def test_every_caption_of_a_class_is_one_of_the_worlds(bench: ModuleType) -> None:
-    from provoke.benchmarks.world_prompt.ceiling import captions
+    from provoke.benchmarks.world_prompt.base_rate import captions
 
     thing = ("blue", "ring")
-    tried = list(captions(thing))
+    tried = captions(thing)
     assert len(set(tried)) == len(tried) == 23 * 4 * 5 * 2
     assert all(bench.caption(prompt, thing) for prompt in tried)
 
 
-def test_the_page_says_what_there_was_to_be_found(bench: ModuleType) -> None:
+def test_what_fails_is_drawn_again_with_other_seeds(bench: ModuleType) -> None:
+    from provoke.benchmarks.world_prompt import base_rate
+    from provoke.demo.world import render, sample
+
+    thing = ("blue", "ring")
+    scenes = sample(64, torch.Generator().manual_seed(1), objects=1)
+    whole = render(scenes)
+    without = whole[[i for i, scene in enumerate(scenes) if scene.facts.objects[0] != thing]][: bench.HELD]
+
+    class Painter:
+        """Draws other objects than it is told, with the first seeds."""
+
+        def draw(self, prompt: str, seed: int, count: int) -> torch.Tensor:
+            return without if seed == bench.VERDICT_SEED else torch.zeros_like(without)
+
+    found = base_rate.one_class(Painter(), thing, 3)
+    assert found["missing"] == 1.0
+    assert len(found["failing"]) == 3
+    assert found["again"] == []
+
+
+def test_the_page_says_how_rare_it_is(bench: ModuleType) -> None:
     from provoke.benchmarks.world_prompt.page import page
 
     def one(failing: list[str]) -> dict[str, Any]:
-        return {"captions": 9, "failing": failing, "missing at most": 2, "in": "a caption", "missing of all": 0.01}
+        return {"captions": 9, "failing": failing, "again": [], "missing": 0.01}
 
-    ceiling = {"date": "today", "command": "ceiling.py", "classes": {"blue ring": one([]), "red ring": one(["a"])}}
-    way = {"runs": 1, "prompts": [{"prompt": "p", "natural": True, "clean": 8, "wrong": 0, "missing": 0}]}
-    way["prompts"][0] |= {"fails": False, "lies": False}
-    plain = {"fails": False}
-    classes = {"blue ring": {"plain": plain, "gradient": way, "evolution": way, "random": way, "none": way}}
-    text = page({"date": "today", "torch": "2", "classes": classes}, ceiling)
-    assert "any of them fails: 50 (9 to 91)" in text
-    assert "| red ring | 9 | 1 | 1.0 | 2 | a caption |" in text
+    rare = {"date": "today", "command": "base_rate.py", "classes": {"blue ring": one([]), "red ring": one(["a"])}}
+    prompt = {"prompt": "p", "natural": True, "clean": 8, "wrong": 0, "missing": 0, "fails": False, "lies": False}
+    way = {"runs": 1, "prompts": [prompt]}
+    ways = {"plain": prompt, "gradient": way, "evolution": way, "random": way, "none": way}
+    text = page({"date": "today", "torch": "2", "classes": {"blue ring": ways}}, rare)
+    assert "Of 18 captions 1 fail, 0 of" in text
+    assert "| red ring | 9 | 1.00 | a | none |" in text
