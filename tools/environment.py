@@ -256,9 +256,9 @@ def fetch(version: str) -> Host:
 def page_of(host: Host) -> Path:
     """The folder of the page (ComfyUI's frontend) that a host pins, which need not be the one in the environment.
 
-    Downloaded once, into `.hosts/pages/`. Raises DevError for a host that pins none.
+    Downloaded once, into `.hosts/pages/`. Raises DevError for a host that pins none, or where that fails.
     """
-    listed = (host.path / "requirements.txt").read_text(encoding="utf-8")
+    listed = (host.path / "requirements.txt").read_text(encoding="utf-8")  # `existing` has looked whether it is there
     found = re.search(r"^comfyui-frontend-package==([\w.]+)\s*$", listed, flags=re.MULTILINE)
     if found is None:
         raise DevError(f"{host.path / 'requirements.txt'} names no version of comfyui-frontend-package.")

@@ -41,8 +41,10 @@ def run(hosts: Sequence[Host], everything: bool, extra: Sequence[str], *, browse
     browser: whether those in a real browser too, which is installed where it is missing.
     """
     comfy_cli.ensure()
+    pages: dict[str, Path] = {}  # of the older hosts; the environment has the first one's
     if browser:
         chromium.ensure()
+        pages = {host.version: environment.page_of(host) for host in hosts[1:]}
     else:
         say("   without the tests in a browser (--no-browser)")
         extra = [f"--ignore={ROOT / 'tests' / 'browser'}", *extra]
@@ -50,7 +52,7 @@ def run(hosts: Sequence[Host], everything: bool, extra: Sequence[str], *, browse
     for number, host in enumerate(hosts):
         say(f"\n-- tests with ComfyUI {host.version} ({host.path})")
         paths = ["tests"] if number == 0 else ["tests/host", "tests/server", "tests/browser"]
-        page = None if number == 0 else environment.page_of(host)  # the environment has the first one's
+        page = pages.get(host.version)
         outcomes.append(_pytest(host, [path for path in paths if (ROOT / path).is_dir()], everything, extra, page))
     if len(hosts) > 1:
         _sum_up(outcomes)

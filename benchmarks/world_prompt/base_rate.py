@@ -2,8 +2,8 @@
 
     python dev.py run benchmarks/world_prompt/base_rate.py -- [--quick] [--classes N] [--captions N] [--out FOLDER]
 
-Writes base_rate.json, a class at a time, and the page of run.py anew. A class's usual captions: it and each of the other
-23 objects, either first, in the four relations, the ground not named or one of four: 920. So many of them are drawn.
+Writes base_rate.json, a class at a time, and the page of run.py anew. A class's usual captions: it and each of the
+other 23 objects, either first, in the four relations, the ground not named or one of four: 920. So many are drawn.
 *Fails* as run.py has it: on at least 4 of 8 seeds a clean scene without the class. A caption that does is drawn again
 with 8 other seeds, and counts as *again* if it fails there too: the worst of many on one set of seeds is partly luck.
 """

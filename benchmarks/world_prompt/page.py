@@ -76,9 +76,10 @@ def _base_rate(found: dict[str, Any]) -> list[str]:
     return [
         "## How rare a failing prompt is",
         "",
-        f"`{found['command']}` ({found['date']}). Usual captions of two objects with the class in them, drawn at random,",
-        f"on the same eight seeds; those that fail, again on eight others. Of {tried} captions {failing} fail, {again} of",
-        "them again: there is little for any search to find in such words. (Synonyms and other openings are not tried.)",
+        f"`{found['command']}` ({found['date']}). Usual captions of two objects with the class in them, drawn at",
+        f"random, on the same eight seeds; those that fail, again on eight others. Of {tried} captions {failing} fail,",
+        f"{again} of them again: there is little for any search to find in such words. (Synonyms and other openings",
+        "are not tried.)",
         "",
         "| class | captions | class missing, % of their pictures | that fail | that fail again |",
         "|---" * 5 + "|",

@@ -30,7 +30,7 @@ def blueprint(name: str) -> dict[str, Any]:
     return made
 
 
-# what a person sees of them: a row of the page's own, or what the canvas draws
+# what there is to be seen of them: rows of the page's own; on the canvas, what it is not told to leave out
 SEEN = {
     CANVAS: "() => window.app.graph.getNodeById(1).widgets.filter((widget) => !widget.hidden)"
     ".map((widget) => widget.name)",
@@ -41,13 +41,14 @@ SEEN = {
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("renderer", RENDERERS)
-def test_its_widgets_are_seen_and_set_those_of_the_nodes_inside(tab: Tab, renderer: str, name: str) -> None:
+def test_its_widgets_are_there_and_set_those_of_the_nodes_inside(tab: Tab, renderer: str, name: str) -> None:
     file = blueprint(name)
     tab.render(renderer)
     assert tab.load(name, file) == []
     tab.frame()
     (one,) = file["nodes"]
     promoted = [put["name"] for put in one["inputs"] if "widget" in put]
+    tab.page.wait_for_function(f"(count) => ({SEEN[renderer]})().length >= count", arg=len(promoted))
     assert tab.page.evaluate(SEEN[renderer]) == promoted
     changed = {
         put: f"{value} and more" if isinstance(value, str) else value + 1

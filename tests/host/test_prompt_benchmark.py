@@ -99,5 +99,5 @@ def test_the_page_says_how_rare_it_is(bench: ModuleType) -> None:
     way = {"runs": 1, "prompts": [prompt]}
     ways = {"plain": prompt, "gradient": way, "evolution": way, "random": way, "none": way}
     text = page({"date": "today", "torch": "2", "classes": {"blue ring": ways}}, rare)
-    assert "Of 18 captions 1 fail, 0 of" in text
+    assert "Of 18 captions 1 fail,\n0 of them again" in text
     assert "| red ring | 9 | 1.00 | a | none |" in text
