@@ -51,7 +51,8 @@ def run(hosts: Sequence[Host], everything: bool, extra: Sequence[str], *, browse
     outcomes = []
     for number, host in enumerate(hosts):
         say(f"\n-- tests with ComfyUI {host.version} ({host.path})")
-        paths = ["tests"] if number == 0 else ["tests/host", "tests/server", "tests/browser"]
+        older = ["tests/host", "tests/server", *(["tests/browser"] if browser else [])]
+        paths = ["tests"] if number == 0 else older
         page = pages.get(host.version)
         outcomes.append(_pytest(host, [path for path in paths if (ROOT / path).is_dir()], everything, extra, page))
     if len(hosts) > 1:

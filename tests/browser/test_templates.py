@@ -85,14 +85,12 @@ def test_templates_open_look_as_they_did_and_are_saved_unchanged(
 
 def test_another_wire_title_or_value_would_be_seen(tab: Tab, graph: Callable[[str], Any]) -> None:
     first = "graph._nodes.find((node) => node.type === 'SaveImage')"
-    value = (
-        "graph._nodes.flatMap((node) => node.widgets ?? []).find((widget) => widget.name === 'epsilon').value += 0.1"
-    )
+    widgets = "graph._nodes.flatMap((node) => node.widgets ?? [])"
     for change in (
         f"{first}.disconnectInput(0)",
         f"{first}.title = 'another'",
         "graph._groups[0].title = 'another'",
-        value,
+        f"{widgets}.find((widget) => widget.name === 'epsilon').value += 0.1",
     ):
         made = graph(ONE)
         assert tab.load(ONE, made) == []
