@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,16 @@ from ...demo.captions import canonical
 from ...demo.checker import objects_right, relation_right
 from ...demo.world import Scene, sample
 from ...tools.inprocess import open_pack
-from ..rates import against, percent, rate
+from ..rates import against, bootstrap, percent, rate
 from ..record import facts
 from ..verdicts import looked_at_twice
 from .world import ABLATIONS, DEMO, SETTINGS, Bench, Way
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, FEW, SEEDS = 24, 12, 2  # prompts of the table and of the ablations; seeds of a prompt
-MORE = 64  # prompts of the part that the bars are read from, so many that an interval can tell; and those before them
+# Prompts of the part that the bars are read from, so many that an interval can tell; and of those that defaults are
+# chosen on. The first LOOKED_AT of the rest have been looked at in one way or another.
+MORE, LOOKED_AT = 64, 250
 QUICK = {"steps": 4, "copies": 1}
 PLAIN, UNGUIDED, OURS = "plain sampler", "plain sampler without guidance", "VLM inversion from noise"
 ALONE = "SDS alone"  # the method without the VLM
@@ -47,12 +49,28 @@ def prompts(count: int) -> list[Scene]:
     return list(sample(count, torch.Generator().manual_seed(91), part="held out", objects=2))
 
 
-def others(count: int) -> list[Scene]:
-    """So many of them again (there are some 370), each once, and none of the table's."""
+def ablated(count: int) -> list[Scene]:
+    """Others of them, for the ablations."""
+    return prompts(400)[200 : 200 + count]
+
+
+def others() -> list[Scene]:
+    """All the rest that is held out, some 350, each once."""
     drawn = sample(1600, torch.Generator().manual_seed(191), part="held out", objects=2)
     known = {canonical(scene) for scene in prompts(PROMPTS)}
     new = {said: scene for scene in drawn if (said := canonical(scene)) not in known}
-    return list(new.values())[:count]
+    return list(new.values())
+
+
+def tuned(count: int) -> list[Scene]:
+    """What the defaults were chosen on."""
+    return others()[: min(count, LOOKED_AT)]
+
+
+def fresh(count: int) -> list[Scene]:
+    """What nothing was ever chosen on: behind all that was looked at, and none of the ablations'."""
+    known = {canonical(scene) for scene in ablated(PROMPTS)}
+    return [scene for scene in others()[LOOKED_AT:] if canonical(scene) not in known][:count]
 
 
 def verdicts(pictures: Tensor, scenes: list[Scene]) -> dict[str, list[bool]]:
@@ -72,13 +90,16 @@ def measured(bench: Bench, way: Way, scenes: list[Scene], seeds: int) -> dict[st
     for i, scene in enumerate(scenes):
         pictures.append(torch.cat([way(canonical(scene), 7000 + 100 * i + k) for k in range(seeds)]))
     drawn = torch.cat(pictures)
+    distance = bench.distance(drawn)
     said = verdicts(drawn, [scene for scene in scenes for _ in range(seeds)])
     first = {name: values[::seeds] for name, values in said.items()}
     return {
         **{name: rate(sum(values), len(values)) for name, values in first.items()},
         "all, of every seed": round(sum(said["all"]) / len(said["all"]), 4),
-        "distance": round(float(bench.distance(drawn).mean()), 5),
+        "distance": round(float(distance.mean()), 5),
         "seconds a picture": round((time.perf_counter() - began) / len(drawn), 2),
+        # of each prompt's first seed, for intervals of ratios
+        "each": {"all": first["all"], "distance": [round(one, 5) for one in distance[::seeds].tolist()]},
     }
 
 
@@ -95,7 +116,7 @@ def ways(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path
 
 def more(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
     """The method beside the plain sampler, and beside itself without the VLM, on prompts that nothing was chosen on."""
-    scenes, found = others(2 * sizes["more"])[sizes["more"] :], {}
+    scenes, found = fresh(sizes["more"]), {}
     ways = bench.ways(choices, {"seeds": 1, "search": 1})
     ways[ALONE] = lambda p, s: bench.inverted(p, s, **{**choices, **ABLATIONS[ALONE]})
     for name in (PLAIN, UNGUIDED, OURS, ALONE):
@@ -106,7 +127,7 @@ def more(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path
 
 def settings(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
     """What the defaults were chosen on: one setting changed, from noise, on prompts of their own."""
-    scenes, found = others(sizes["more"]), {}
+    scenes, found = tuned(sizes["more"]), {}
     for name, change in SETTINGS.items():
         found[name] = measured(bench, lambda p, s, c={**choices, **change}: bench.inverted(p, s, **c), scenes, 1)
         print(name, found[name], flush=True)
@@ -115,7 +136,7 @@ def settings(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: 
 
 def ablations(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
     """The same with one thing changed, on other prompts than the table's."""
-    scenes = prompts(400)[200 : 200 + sizes["few"]]
+    scenes = ablated(sizes["few"])
     found = {}
     for name, change in {"as it comes": {}, **ABLATIONS}.items():
         found[name] = measured(bench, lambda p, s, c={**choices, **change}: bench.inverted(p, s, **c), scenes, 1)
@@ -209,17 +230,33 @@ def _said(settings: dict[str, Any]) -> str:
 
 
 def bars(ways: dict[str, Any]) -> str:
-    """What issue 9 asks of alignment and fidelity, of the method as it is named: from noise."""
+    """What issue 9 asks of alignment and fidelity, of the method as it is named: from noise. Ratios are of the same
+    prompts, with a bootstrap 95 % interval over them; each is held on the interval's end."""
     ours, plain = ways[OURS], ways[PLAIN]
-    times, further = ours["all"]["rate"] / plain["all"]["rate"], ours["distance"] / plain["distance"]
-    more = "reached" if times >= TIMES else "missed"
-    faithful = "held" if further <= FAITHFUL else "missed"
+    times, further = (ratio(ours["each"][kind], plain["each"][kind]) for kind in ("all", "distance"))
+    more = "held" if times[1] >= TIMES else "missed"
+    faithful = "held" if further[2] <= FAITHFUL else "missed"
+    most = 1 / plain["all"]["rate"] if plain["all"]["rate"] else float("inf")
     return (
         f"Bars, of {OURS}. {100 * ALIGNED:.0f} % on objects and colours: {against(ours['objects'], ALIGNED)}. "
-        f"{TIMES:g} times the plain sampler's success: {more} at {times:.2f} times (all prompts would be "
-        f"{1 / plain['all']['rate']:.2f} times). At most {FAITHFUL:g} times as far from the world's pictures as the "
-        f"plain sampler: {faithful} at {further:.2f} times, {percent(ours['clean'])} clean."
+        f"{TIMES:g} times the plain sampler's success: {more} at {_of(times)} times (all prompts would be {most:.2f} "
+        f"times). At most {FAITHFUL:g} times as far from the world's pictures as the plain sampler: {faithful} at "
+        f"{_of(further)} times, {percent(ours['clean'])} clean."
     )
+
+
+def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+    """Of two means over the same prompts, with its bootstrap interval's ends; infinite over nothing."""
+    above, below = (torch.tensor(values, dtype=torch.float64) for values in (one, other))
+    drawn, ends = bootstrap(len(above)), torch.tensor([0.025, 0.975], dtype=torch.float64)
+    # nearest: between infinite ratios nothing can be interpolated. Nothing over nothing speaks for nobody.
+    each = (above[drawn].mean(1) / below[drawn].mean(1)).nan_to_num(0.0, float("inf"))
+    low, high = each.quantile(ends, interpolation="nearest").tolist()
+    return float(above.mean() / below.mean()), low, high
+
+
+def _of(found: tuple[float, float, float]) -> str:
+    return "{:.2f} ({:.2f} to {:.2f})".format(*found)
 
 
 def ahead(ways: dict[str, Any]) -> str:

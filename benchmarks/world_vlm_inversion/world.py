@@ -71,13 +71,9 @@ class Bench:
         }
         return ways
 
-    def plain(self, prompt: str, seed: int, count: int = 1) -> Tensor:
-        """KSampler's: count 3 64 64."""
-        from nodes import EmptyLatentImage
-
-        with torch.inference_mode():
-            latent = EmptyLatentImage().generate(64, 64, count)[0]
-        return self._decoded(self._sampled(prompt, seed, latent_image=latent))
+    def plain(self, prompt: str, seed: int) -> Tensor:
+        """KSampler's."""
+        return self._decoded(self._sampled(prompt, seed))
 
     def best(self, prompt: str, seed: int, seeds: int) -> Tensor:
         """Best of Seeds, seeds far from the other prompts'."""
@@ -143,11 +139,11 @@ class Bench:
     def _sampled(self, prompt: str, seed: int, **changes: Any) -> dict[str, Any]:
         from nodes import KSampler
 
-        s, k = self._sockets(prompt), {**SAMPLER, "latent_image": self.latent, **changes}
+        s, k = self._sockets(prompt), {**SAMPLER, **changes}
         with torch.inference_mode():
             return KSampler().sample(
                 s["model"], seed, k["steps"], k["cfg"], k["sampler_name"], k["scheduler"], s["positive"], s["negative"],
-                k["latent_image"],
+                s["latent_image"],
             )[0]  # fmt: skip
 
     def _decoded(self, latent: dict[str, Any]) -> Tensor:

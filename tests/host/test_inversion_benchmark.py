@@ -44,13 +44,14 @@ def test_verdicts_and_distance_are_about_the_picture(nodes: ModuleType) -> None:
     assert float(world.distance(pictures).mean()) < 0.8 * float(world.distance(noise).mean())
 
 
-def test_the_prompts_of_the_bars_are_no_others_again() -> None:
+def test_the_prompts_of_the_bars_were_never_looked_at_before() -> None:
     import provoke.benchmarks.world_vlm_inversion.run as bench
     from provoke.demo.captions import canonical
 
-    said = [canonical(scene) for scene in bench.others(bench.MORE)]
-    assert len(set(said)) == bench.MORE
-    assert not {canonical(scene) for scene in bench.prompts(bench.PROMPTS)} & set(said)
+    said = {canonical(scene) for scene in bench.fresh(bench.MORE)}
+    assert len(said) == bench.MORE
+    for seen in (bench.prompts(bench.PROMPTS), bench.ablated(bench.PROMPTS), bench.tuned(bench.LOOKED_AT)):
+        assert not {canonical(scene) for scene in seen} & said
 
 
 def test_the_page_says_whether_the_bars_held() -> None:
@@ -59,7 +60,8 @@ def test_the_page_says_whether_the_bars_held() -> None:
 
     def row(count: int, distance: float) -> dict[str, Any]:
         rates = {kind: rate(count, 24) for kind in ("all", "objects", "clean")}
-        return {**rates, "all, of every seed": 0.5, "distance": distance, "seconds a picture": 1.0}
+        each = {"all": [i < count for i in range(24)], "distance": [distance] * 24}
+        return {**rates, "all, of every seed": 0.5, "distance": distance, "seconds a picture": 1.0, "each": each}
 
     def said(plain: int, ours: int, distance: float) -> str:
         ways = {bench.PLAIN: row(plain, 0.2), bench.OURS: row(ours, distance)}
@@ -67,13 +69,16 @@ def test_the_page_says_whether_the_bars_held() -> None:
 
     good = said(12, 24, 0.2)
     assert "colours: held at 100 (86 to 100)" in good
-    assert "success: reached at 2.00 times" in good
-    assert "sampler: held at 1.00 times" in good
+    assert "success: missed at 2.00 (1.41 to 3.43) times" in good  # its lower end is
+    assert "success: held at 4.00 (2.18 to " in said(6, 24, 0.2)
+    assert "sampler: held at 1.00 (1.00 to 1.00) times" in good
     assert f"relation: {bench.OURS}: 100" in good
     near = said(17, 22, 0.2)
     assert "colours: reached at 92 (74 to 98), not by the interval's lower end" in near
-    assert "success: missed at 1.29 times (all prompts would be 1.41 times)" in near
+    assert "success: missed at 1.29 (1.0" in near
+    assert "(all prompts would be 1.41 times)" in near
     bad = said(17, 10, 0.4)
     assert "colours: missed at 42" in bad
-    assert "sampler: missed at 2.00 times" in bad
+    assert "sampler: missed at 2.00 (2.00 to 2.00) times" in bad
+    assert "(all prompts would be inf times)" in said(0, 10, 0.4)
     assert f"relation: {bench.PLAIN}: 71" in bad
