@@ -7,8 +7,8 @@ by at most epsilon, led to another class by *Objective: Robust Class* with one c
 one object, drawn independently: the first so many that the learning-free checker reads as they are. Every second target
 is the same shape in another colour, the others are another shape; all drawn at random. *Coloriser*: the same objectives
 lead *Vary Result* on the world's coloriser, to another colour than its usual answer, where a failure can be real.
-*Hardest*: the single classifier that *Pictures* fooled least, beside the ensemble, on other and more scenes: what the
-bar is read from, as neither row was chosen on them.
+*Hardest*: the single classifier that *Pictures* fooled least, beside the ensemble, on other and more scenes, as the
+first could not tell.
 
 A judge *claims* the target where it says so of the 8-bit result. *Fooled*: all judges of the search claim it, and what
 the checker reads (8 bits, also moved by a pixel) is what it was. *Real*: they claim it, and the checker reads the
@@ -18,6 +18,7 @@ intervals.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,6 @@ ENSEMBLES: dict[str, dict[str, Any]] = {
     "three and edges, SAGE's sum": {"members": SEARCHED, "edges": True, "measure": "paper", "together": "sum"},
 }
 ALONE = [name for name in ENSEMBLES if name.endswith("alone")]
-HARDEST = ALONE[2]
 ELSEWHERE = (ALONE[0], "three", OURS)  # the rows at the other epsilons
 
 
@@ -183,7 +183,7 @@ def row_of(judges: Judges, some: Pictures, name: str, epsilon: float, steps: int
     row = {"way": name, "epsilon": epsilon, **verdict(judges, results, before, some.wanted, ensemble)}
     noisy = sign_noise(some.images, epsilon, torch.ones_like(some.images), SEED)
     row["fooled by sign noise"] = verdict(judges, noisy, before, some.wanted, ensemble)["fooled"]
-    print("pictures", {key: row[key] for key in ("way", "epsilon", "claimed", "fooled", "real")}, flush=True)
+    print({key: row[key] for key in ("way", "epsilon", "claimed", "fooled", "real")}, flush=True)
     return row
 
 
@@ -199,11 +199,19 @@ def on_pictures(judges: Judges, drawn: int, inputs: int, few: int, steps: int) -
     return {"drawn": drawn, "steps": steps, "rows": rows}
 
 
-def on_the_hardest(judges: Judges, drawn: int, inputs: int, steps: int) -> dict[str, Any]:
-    """The bar's two rows, on scenes of their own."""
-    some = pictures(drawn, inputs, OTHERS)
-    rows = [row_of(judges, some, name, MAIN_EPSILON, steps) for name in (HARDEST, OURS)]
+def on_the_hardest(
+    judges: Judges, among: Sequence[dict[str, Any]], drawn: int, inputs: int, steps: int
+) -> dict[str, Any]:
+    """The bar's two rows, on scenes of their own. among: the rows of `on_pictures`."""
+    some, hardest = pictures(drawn, inputs, OTHERS), least_fooled(among)
+    rows = [row_of(judges, some, name, MAIN_EPSILON, steps) for name in (hardest, OURS)]
     return {"drawn": drawn, "steps": steps, "rows": rows}
+
+
+def least_fooled(rows: Sequence[dict[str, Any]]) -> str:
+    """The single classifier that is fooled least at epsilon 8."""
+    main = {row["way"]: row["fooled"]["rate"] for row in rows if row["epsilon"] == MAIN_EPSILON}
+    return min((name for name in main if name in ALONE), key=main.__getitem__)
 
 
 def on_coloriser(judges: Judges, drawn: int, few: int, steps: int) -> dict[str, Any]:
@@ -229,8 +237,17 @@ def on_coloriser(judges: Judges, drawn: int, few: int, steps: int) -> dict[str, 
 def bar(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """The ensemble's fooled rate, the single judge's, and whether the bar holds: the upper end of the one is at most a
     third of the lower end of the other."""
-    ours, single = (next(row["fooled"] for row in rows if row["way"] == name) for name in (OURS, HARDEST))
+    main = {row["way"]: row["fooled"] for row in rows if row["epsilon"] == MAIN_EPSILON}
+    ours, single = main[OURS], main[least_fooled(rows)]
     return ours, single, ours["high"] <= BAR * single["low"]
+
+
+def _said(found: tuple[dict[str, Any], dict[str, Any], bool]) -> str:
+    ours, single, held = found
+    return (
+        f"Bar: {OURS} fooled at most a third as often as the single judge that is fooled least, interval against\n"
+        f"interval: {percent(ours)} against {percent(single)}: {'held' if held else 'missed'}."
+    )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -273,18 +290,18 @@ def page(results: dict[str, Any]) -> str:
             "",
             f"{found['date']}; held-out scenes of one object, the picture itself is changed, {found['steps']} steps of",
             "APGD. Nothing here can be real but by a change of the picture itself, which these epsilons do not allow.",
+            _said(bar(found["rows"])),
             "",
             *table(found["rows"]),
         ]
     if "hardest" in parts:
         found = parts["hardest"]
-        ours, single, held = bar(found["rows"])
         lines += [
             "## Beside the judge that is hardest to fool",
             "",
-            f"{found['date']}; other scenes, so many that an interval can tell, and the single judge that the table",
-            f"above fooled least. Bar: {OURS} fooled at most a third as often, interval against interval:",
-            f"{percent(ours)} against {percent(single)}: {'held' if held else 'missed'}.",
+            f"{found['date']}; n was too small above to tell: other scenes, n fixed before this run, and the single",
+            "judge that the table above fooled least.",
+            _said(bar(found["rows"])),
             "",
             *table(found["rows"]),
         ]
@@ -317,7 +334,8 @@ def main() -> None:
     if "pictures" in chosen.only:
         measured["pictures"] = on_pictures(judges, drawn, inputs, few, steps)
     if "hardest" in chosen.only:
-        measured["hardest"] = on_the_hardest(judges, *more, steps)
+        known = measured.get("pictures") or json.loads((HERE / "results.json").read_text())["models"]["pictures"]
+        measured["hardest"] = on_the_hardest(judges, known["rows"], *more, steps)
     if "coloriser" in chosen.only:
         measured["coloriser"] = on_coloriser(judges, drawn, few, steps)
     write(chosen.out, measured, page)
