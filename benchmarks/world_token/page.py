@@ -10,10 +10,10 @@ HEAD = """# A universal token on the demo world
 
 `python dev.py run benchmarks/world_token/run.py` (the dates are the parts').
 
-The few-step model, 4 steps of euler at cfg 1. One vector at the end of a prompt of one object ("a red circle") is to
-bring a second object in; it is learned on 12 objects, and the verdict is on prompts of the other 11, with and without a
-ground, and on other seeds. The search follows the first CLIP. The token is saved, and said as `embedding:name` by a
-plain CLIP Text Encode. *Target*: the checker, which has learned nothing, reads a clean scene with the target in it,
+The few-step model, 4 steps of euler at cfg 1. Vectors at the end of a prompt of one object ("a red circle") are to
+bring a second object in; they are learned on 12 objects, and the verdict is on prompts of the other 11, with and
+without a ground, and on other seeds. The search follows the first CLIP. The token is saved, and said as
+`embedding:name` by a plain CLIP Text Encode. *Target*: the checker, which has learned nothing, reads a clean scene with the target in it,
 on the 8-bit picture and again one pixel aside; *own*: with the prompt's own object. *Second CLIP*: the target is there,
 and a CLIP that nothing followed finds the prompt with it likelier than without. Percent of the pairs of prompt and
 seed; Wilson 95 % intervals with a prompt as the unit.
@@ -71,8 +71,9 @@ def _curve(found: dict[str, Any]) -> list[str]:
         "",
         "The first target. epsilon in standard deviations of the vocabulary, around the target's shape as the initial",
         "word of one vector, or around the five words; the length is that of the vectors found, on average, in the",
-        f"encoder's own units. {found['sizes']['steps']} steps of {found['pairs']} pairs. (One vector's steps of 0.2",
-        "do not leave the smallest box, so that the next two are the same search.)",
+        f"encoder's own units. {found['sizes']['steps']} steps of {found['pairs']} pairs: the cosine of the step sizes",
+        "leaves about 0.4 of epsilon that a coordinate can get to at most; steps of 0.2 do not leave one vector's",
+        "smallest box, so that the next two rows are the same search.",
         "",
         *_table("budget", rows),
     ]
@@ -84,8 +85,11 @@ def _placed(found: dict[str, Any]) -> list[str]:
         "",
         "A token at the end of a prompt comes behind its ground (*a red circle on white left of a blue ring*), as no",
         "caption that the model learned from has it. Here it stands where a placeholder puts it, before the ground.",
+        f"{found['sizes']['steps']} steps of {found['pairs']} pairs around the words; prompts that the curve did not",
+        "have.",
+        "*At random, as far*: each of the words' vectors moved by as much as the search moved it.",
         "",
     ]
-    for target, rows in found["found"].items():
-        lines += [f"A {target}:", "", *_table("inserted", rows), ""]
+    for target, one in found["found"].items():
+        lines += [f"A {target} (the search used {one['used']:g} of its 0.5):", "", *_table("inserted", one["ways"]), ""]
     return lines
