@@ -13,10 +13,10 @@ HEAD = """# A universal token on the demo world
 The few-step model, 4 steps of euler at cfg 1. Vectors at the end of a prompt of one object ("a red circle") are to
 bring a second object in; they are learned on 12 objects, and the verdict is on prompts of the other 11, with and
 without a ground, and on other seeds. The search follows the first CLIP. The token is saved, and said as
-`embedding:name` by a plain CLIP Text Encode. *Target*: the checker, which has learned nothing, reads a clean scene with the target in it,
-on the 8-bit picture and again one pixel aside; *own*: with the prompt's own object. *Second CLIP*: the target is there,
-and a CLIP that nothing followed finds the prompt with it likelier than without. Percent of the pairs of prompt and
-seed; Wilson 95 % intervals with a prompt as the unit.
+`embedding:name` by a plain CLIP Text Encode. *Target*: the checker, which has learned nothing, reads a clean scene
+with the target in it, on the 8-bit picture and again one pixel aside; *own*: with the prompt's own object. *Second
+CLIP*: the target is there, and a CLIP that nothing followed finds the prompt with it likelier than without. Percent
+of the pairs of prompt and seed; Wilson 95 % intervals with a prompt as the unit.
 """
 COLUMNS = ("target", "own", "both", "clean", "target, and the second CLIP")
 
