@@ -52,3 +52,19 @@ def test_a_prompt_is_one_trial() -> None:
     assert found["rate"] == 0.5
     assert (found["n"], found["trials"]) == (3, 6)
     assert found["low"] < 0.5 < found["high"]
+
+
+def test_a_token_stands_where_its_words_would() -> None:
+    from provoke.benchmarks.world_token.run import before_the_ground
+
+    assert before_the_ground("a red circle on a white background", "*") == "a red circle * on a white background"
+    assert before_the_ground("a red circle", "*") == "a red circle *"
+
+
+def test_a_random_move_is_as_far_and_is_another() -> None:
+    from provoke.benchmarks.world_token.run import moved_as_far
+
+    start, vectors = (torch.randn(3, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    moved = moved_as_far(vectors, start, 0)
+    torch.testing.assert_close((moved - start).norm(dim=1), (vectors - start).norm(dim=1))
+    assert not torch.allclose(moved, vectors, atol=0.1)
