@@ -58,7 +58,9 @@ def assert_saved_as_opened(tab: Tab, name: str, made: dict[str, Any]) -> None:
         keys = set(node) - WORKED_OUT - ({"widgets_values"} if node["type"] == "PreviewAny" else set())
         assert kept_of(again[node["id"]], keys) == kept_of(node, keys), name
     assert wires(saved) == wires(made), name
-    assert saved["groups"] == made["groups"], name
+    # an older page writes the size of a title too
+    groups = [{key: group.get(key) for key in of} for group, of in zip(saved["groups"], made["groups"], strict=True)]
+    assert groups == made["groups"], name
     extra = {key: value for key, value in made["extra"].items() if key != "ds"}
     assert {key: saved["extra"].get(key) for key in extra} == extra, name
 
