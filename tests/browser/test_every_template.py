@@ -51,6 +51,6 @@ def test_it_runs_from_the_button_to_its_pictures(
     pictures = tab.page.evaluate(PICTURES)
     assert all(count for _, count in pictures), pictures
     if searches:
-        tab.wait_for_words(f"step {STEPS} of {STEPS}")
-        assert max(tab.page.evaluate(POINTS)) >= STEPS
+        tab.wait_for_words("all steps done")
+        assert max(tab.page.evaluate(POINTS)) > 1  # Search Prompt's steps are fewer: the last is the choice of words
     assert server.problems() == []
