@@ -222,7 +222,8 @@ def inputs() -> list[io.Input]:
         ObjectiveSocket.Input(
             "objective",
             tooltip="What the pictures are to have more of (or less): from one of the Objective nodes. A text of "
-            "Objective: Similarity (CLIP) may speak of the {prompt}; its picture makes the token mean that picture.",
+            "Objective: Similarity (CLIP) may say prompt in braces, which is each prompt; its picture makes the token "
+            "mean that picture.",
         ),
         ScorerSocket.Input(
             "keep_scorer",

@@ -164,7 +164,9 @@ class ZeroShotClassifier(io.ComfyNode):
                     tooltip="The classes, a line each: at least two. Name also what the picture may show instead.",
                 ),
                 io.String.Input(
-                    "template", default="a photo of a {}", tooltip="The sentence that each word is put into, at {}."
+                    "template",
+                    default="a photo of a {}",
+                    tooltip="The sentence that each word is put into, at the empty braces.",
                 ),
             ],
             outputs=[ClassifierSocket.Output("classifier", tooltip="For class objectives.")],

@@ -110,8 +110,8 @@ class ClipObjective(io.ComfyNode):
                     "text",
                     multiline=True,
                     default="",
-                    tooltip="What the picture is to match, in words. In Learn Token and Search Prompt, {prompt} stands "
-                    "for each prompt.",
+                    tooltip="What the picture is to match, in words. In Learn Token and Search Prompt, prompt in "
+                    "braces stands for each prompt.",
                 ),
                 _picture("picture", "A picture to match, instead of the text."),
                 region_input(),

@@ -114,7 +114,7 @@ def inputs() -> list[io.Input]:
             "template",
             multiline=True,
             default="a photo of a dog {more:8}",
-            tooltip="The prompt with slots in braces: {colour} takes one word, {more:8} one to eight. A name twice "
+            tooltip="The prompt with slots in braces: a name takes one word, a name with :8 one to eight. A name twice "
             "takes the same words in both places. What stands outside of the braces stays.",
         ),
         io.Combo.Input(
@@ -222,7 +222,7 @@ def inputs() -> list[io.Input]:
         ObjectiveSocket.Input(
             "objective",
             tooltip="What the pictures are to have less of (or more): from one of the Objective nodes. The text of "
-            "Objective: Similarity (CLIP) may speak of the {prompt}: then each prompt is compared with itself.",
+            "Objective: Similarity (CLIP) may say prompt in braces: then each prompt is compared with itself.",
         ),
         conditioning_input(),
     ]

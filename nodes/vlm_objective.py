@@ -101,8 +101,8 @@ class VlmObjective(io.ComfyNode):
                     "text",
                     multiline=True,
                     default="",
-                    tooltip="What the picture is to show, in a sentence. In Learn Token and Search Prompt, {prompt} "
-                    "stands for each prompt.",
+                    tooltip="What the picture is to show, in a sentence. In Learn Token and Search Prompt, prompt in "
+                    "braces stands for each prompt.",
                 ),
                 *weight_inputs(),
                 region_input(),
