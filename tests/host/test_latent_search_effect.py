@@ -130,17 +130,18 @@ def test_the_page_says_whether_satisfying_is_worth_it(fits: int, words: str) -> 
 
 def test_verdicts_are_about_the_picture(nodes: ModuleType) -> None:
     """The checker's own scenes: the prompt's is not broken, another one is, noise is neither broken nor clean."""
+    from provoke.benchmarks import verdicts
     from provoke.benchmarks.latent_search import world
     from provoke.demo.world import render, sample
 
     whole = sample(8, torch.Generator().manual_seed(3), objects=2)
     pictures, scenes = render(whole), list(whole)
-    assert not any(world.broken(pictures, scenes))
-    assert all(world.clean(pictures))
-    assert sum(world.broken(pictures.roll(1, 0), scenes)) >= 7
+    assert not any(verdicts.broken(pictures, scenes))
+    assert all(verdicts.clean(pictures))
+    assert sum(verdicts.broken(pictures.roll(1, 0), scenes)) >= 7
     noise = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(4))
-    assert not any(world.broken(noise, scenes))
-    assert not any(world.clean(noise))
+    assert not any(verdicts.broken(noise, scenes))
+    assert not any(verdicts.clean(noise))
     one = sample(8, torch.Generator().manual_seed(5), objects=1)
     drawn = render(one)
     for i, scene in enumerate(one):
