@@ -34,8 +34,8 @@ from .world import ABLATIONS, DEMO, SETTINGS, Bench, Way
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, FEW, SEEDS = 24, 12, 2  # prompts of the table and of the ablations; seeds of a prompt
-# Prompts of the part that the bars are read from, so many that an interval can tell; and of those that defaults are
-# chosen on. The first LOOKED_AT of the rest have been looked at in one way or another.
+# Prompts of the part that the bars are read from, so many that an interval can tell; and of those that settings are
+# compared on. The first LOOKED_AT of the rest have been looked at in one way or another.
 MORE, LOOKED_AT = 64, 250
 QUICK = {"steps": 4, "copies": 1}
 PLAIN, UNGUIDED, OURS = "plain sampler", "plain sampler without guidance", "VLM inversion from noise"
@@ -54,6 +54,11 @@ def ablated(count: int) -> list[Scene]:
     return prompts(400)[200 : 200 + count]
 
 
+def tried_before() -> list[Scene]:
+    """Others of them, on which settings were tried before there was `tuned`."""
+    return prompts(600)[500:524]
+
+
 def others() -> list[Scene]:
     """All the rest that is held out, some 350, each once."""
     drawn = sample(1600, torch.Generator().manual_seed(191), part="held out", objects=2)
@@ -63,13 +68,13 @@ def others() -> list[Scene]:
 
 
 def tuned(count: int) -> list[Scene]:
-    """What the defaults were chosen on."""
+    """What settings are compared on."""
     return others()[: min(count, LOOKED_AT)]
 
 
 def fresh(count: int) -> list[Scene]:
-    """What nothing was ever chosen on: behind all that was looked at, and none of the ablations'."""
-    known = {canonical(scene) for scene in ablated(PROMPTS)}
+    """What nothing was ever chosen on: behind all that was looked at, and none that other parts have."""
+    known = {canonical(scene) for scene in [*ablated(PROMPTS), *tried_before()]}
     return [scene for scene in others()[LOOKED_AT:] if canonical(scene) not in known][:count]
 
 
@@ -126,7 +131,7 @@ def more(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path
 
 
 def settings(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
-    """What the defaults were chosen on: one setting changed, from noise, on prompts of their own."""
+    """One setting changed, from noise, on prompts of their own: whether another default would be better."""
     scenes, found = tuned(sizes["more"]), {}
     for name, change in SETTINGS.items():
         found[name] = measured(bench, lambda p, s, c={**choices, **change}: bench.inverted(p, s, **c), scenes, 1)
@@ -207,7 +212,7 @@ def page(results: dict[str, Any]) -> str:
             f"Settings: {_said(part['settings'])}.",
             bars(part["ways"]),
         ]
-    for name, title in (("ablations", "One thing left out"), ("settings", "What the defaults were chosen on")):
+    for name, title in (("ablations", "One thing left out"), ("settings", "Other settings")):
         if name not in results:
             continue
         part = results[name]

@@ -50,7 +50,8 @@ def test_the_prompts_of_the_bars_were_never_looked_at_before() -> None:
 
     said = {canonical(scene) for scene in bench.fresh(bench.MORE)}
     assert len(said) == bench.MORE
-    for seen in (bench.prompts(bench.PROMPTS), bench.ablated(bench.PROMPTS), bench.tuned(bench.LOOKED_AT)):
+    table, few = bench.prompts(bench.PROMPTS), bench.ablated(bench.PROMPTS)
+    for seen in (table, few, bench.tried_before(), bench.tuned(bench.LOOKED_AT)):
         assert not {canonical(scene) for scene in seen} & said
 
 
