@@ -21,7 +21,7 @@ def readings(images: Tensor) -> list[Reading]:
 
 def looked_at_twice(pictures: Tensor, *, down: bool = False) -> tuple[list[Reading], list[Reading]]:
     """Readings of 8-bit pictures, B 3 H W, and of the same one pixel to the right: a verdict has to hold for both.
-    down: and one pixel down (of 768 that the demo's model drew, 3 are read otherwise then)."""
+    down: and one pixel down, which is the stricter."""
     levels = (pictures.clamp(0, 1) * LEVELS).round() / LEVELS
     aside = functional.pad(levels, (1, 0, int(down), 0), mode="replicate")[..., :-1]
     return read(levels), read(aside[..., : pictures.shape[-2], :])
@@ -35,12 +35,12 @@ def shown(images: Tensor) -> list[Things | None]:
 
 
 def clean(pictures: Tensor) -> list[bool]:
-    """B 3 H W."""
+    """Whether pictures, B 3 H W, are scenes of the world at all."""
     return [a.clean and b.clean for a, b in zip(*looked_at_twice(pictures), strict=True)]
 
 
 def broken(pictures: Tensor, scenes: Sequence[Scene]) -> list[bool]:
-    """Clean scenes, and not the prompt's."""
+    """Pictures, B 3 H W, that are clean scenes, and not their own prompt's."""
     views = looked_at_twice(pictures)
     wrong = [
         [r.clean and not right for r, right in zip(view, relation_right(view, scenes).tolist(), strict=True)]
@@ -55,5 +55,5 @@ def grounded(r: Reading, scene: Scene) -> bool:
 
 
 def on_its_ground(pictures: Tensor, scene: Scene) -> list[bool]:
-    """Clean scenes with the scene's one object anywhere on its ground."""
+    """Pictures, B 3 H W, that are clean scenes with the scene's one object anywhere on its ground."""
     return [grounded(a, scene) and grounded(b, scene) for a, b in zip(*looked_at_twice(pictures), strict=True)]

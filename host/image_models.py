@@ -45,7 +45,7 @@ def open_image_model(
         GradientError: a model that no gradient comes through.
     """
     kind = recognise(model)
-    _check_image(image)
+    check_image(image)
     height, width = image.shape[1:3]
     kind.crop(height, width)  # refuses sizes that the model cannot take
     notes: list[str] = []
@@ -310,19 +310,21 @@ class ImageModel:
             self._backward.fit(lambda rung: self._needed(rung, count), self._kind.residence.free())
 
 
-def _check_image(image: Tensor) -> None:
+def check_image(image: Tensor, name: str = "image") -> None:
+    """Raises ProvokeError for what is no IMAGE of finite RGB pictures (B H W 3). name: of the socket, for its words."""
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] != 3 or image.numel() == 0:
-        came = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        came = f"{tuple(image.shape)} (B H W C)" if isinstance(image, Tensor) else type(image).__name__
         raise ProvokeError(
-            f"The image is {came}",
-            "a batch of RGB pictures, B x H x W x 3",
-            "connect an IMAGE; take the alpha channel off with Split Image with Alpha if it has one",
+            f"{name} is {came}",
+            "one or more RGB pictures, B H W 3",
+            f"connect an IMAGE to {name}; take the alpha channel off with Split Image with Alpha if it has one",
         )
     if not bool(image.isfinite().all()):
+        bad = int((~image.isfinite()).flatten(1).any(1).sum())
         raise ProvokeError(
-            "The image holds NaN or infinite values",
-            "numbers between 0 and 1",
-            "look at the node that made it: a VAE in float16 is the usual cause",
+            f"{bad} of the {len(image)} pictures of {name} hold values that are not finite (NaN or infinite)",
+            "finite values, from 0 (black) to 1 (white)",
+            f"look at the node that made {name}: a VAE in float16 is the usual cause (ComfyUI's --fp32-vae)",
         )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..core.batches import repeated
 from ..core.errors import ProvokeError
 from ..host.api import io, schema
+from ..host.image_models import check_image
 from .comparison import ROWS, Pairs
 
 
@@ -55,7 +56,7 @@ class ComparePictures(io.ComfyNode):
     @classmethod
     def execute(cls, before: Tensor, after: Tensor, amplify: float) -> io.NodeOutput:
         for name, images in (("before", before), ("after", after)):
-            _check(images, name)
+            check_image(images, name)
         if before.shape[1:] != after.shape[1:]:
             raise ProvokeError(
                 f"before is {_size(before)} and after is {_size(after)} pixels (height x width)",
@@ -73,23 +74,6 @@ class ComparePictures(io.ComfyNode):
         shown = after[:ROWS]
         usual = repeated(before[: -(-len(shown) // count)], count)[: len(shown)]
         return io.NodeOutput(Pairs(usual.float().cpu(), shown.float().cpu(), amplify).sheet(count))
-
-
-def _check(images: Tensor, name: str) -> None:
-    """Raises ProvokeError for what is no IMAGE of finite RGB pictures."""
-    if images.ndim != 4 or images.shape[-1] != 3 or not images.numel():
-        raise ProvokeError(
-            f"{name} is {tuple(images.shape)} (B H W C)",
-            "one or more RGB pictures: B H W 3",
-            f"connect decoded pictures to {name}; of one with an alpha channel, what Split Image with Alpha gives",
-        )
-    if not bool(images.isfinite().all()):
-        bad = int((~images.isfinite()).flatten(1).any(1).sum())
-        raise ProvokeError(
-            f"{bad} of the {_pictures(images)} of {name} hold values that are not finite (NaN or infinite)",
-            "finite values, from 0 (black) to 1 (white)",
-            f"look at what makes {name}: a VAE in float16 is often why (start ComfyUI with --fp32-vae)",
-        )
 
 
 def _size(images: Tensor) -> str:

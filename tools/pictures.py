@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..demo.photos import photo_names
 from .inprocess import execute, open_pack, upscale_model, upscaled
 from .pack import ROOT
+from .sheet import wrap
 
 IMAGES = ROOT / "web" / "docs" / "images"
 CELL, GAP, LINE = 192, 8, 20
@@ -26,7 +27,7 @@ FONT = ImageFont.load_default(13)
 def row(images: Sequence[Any], captions: Sequence[str], cell: int = CELL) -> Image.Image:
     """Pictures (H W 3 in [0, 1]) side by side with their captions under them, in as many lines as they take."""
     height = max(round(cell * image.shape[0] / image.shape[1]) for image in images)
-    wrapped = [lines(caption, cell) for caption in captions]
+    wrapped = [wrap(caption, FONT, cell) for caption in captions]
     size = (len(images) * (cell + GAP) - GAP, height + LINE * max(map(len, wrapped)))
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
@@ -37,18 +38,6 @@ def row(images: Sequence[Any], captions: Sequence[str], cell: int = CELL) -> Ima
         for k, line in enumerate(caption):
             pen.text((i * (cell + GAP) + 2, height + 3 + k * LINE), line, fill="#333333", font=FONT)
     return sheet
-
-
-def lines(text: str, width: int) -> list[str]:
-    """Its words in lines of at most so many pixels; a longer word has a line of its own. At least one line."""
-    found = [""]
-    for word in text.split():
-        longer = f"{found[-1]} {word}".strip()
-        if found[-1] and FONT.getlength(longer) > width:
-            found.append(word)
-        else:
-            found[-1] = longer
-    return found
 
 
 def stack(rows: Sequence[Image.Image]) -> Image.Image:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 CELL, GAP, COLUMNS = 320, 16, 4
 PAPER, INK, FAINT = "#ffffff", "#1a1a1a", "#666666"
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 TITLE, CAPTION = ImageFont.load_default(22), ImageFont.load_default(14)
 
 
@@ -39,7 +40,7 @@ def _flow(sections: Sequence[tuple[str, Sequence[Cell]]], sheet: Image.Image | N
         for start in range(0, len(cells), COLUMNS):
             row = cells[start : start + COLUMNS]
             pictures = [_shrunk(cell.path) for cell in row]
-            captions = [_wrap(cell.caption, pen) for cell in row]
+            captions = ["\n".join(wrap(cell.caption, CAPTION, CELL)) for cell in row]
             tallest = max(picture.height for picture in pictures)
             if sheet is not None:
                 for column, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -58,16 +59,16 @@ def _shrunk(path: Path) -> Image.Image:
     return small
 
 
-def _wrap(text: str, pen: ImageDraw.ImageDraw) -> str:
-    """Break a text into lines that fit under a picture."""
-    lines = [""]
+def wrap(text: str, font: Font, width: float) -> list[str]:
+    """Its words in lines of at most so many pixels; a longer word has a line of its own. At least one line."""
+    found = [""]
     for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if pen.textlength(longer, font=CAPTION) <= CELL or not lines[-1]:
-            lines[-1] = longer
+        longer = f"{found[-1]} {word}".strip()
+        if found[-1] and font.getlength(longer) > width:
+            found.append(word)
         else:
-            lines.append(word)
-    return "\n".join(lines)
+            found[-1] = longer
+    return found
 
 
 def _height(text: str, pen: ImageDraw.ImageDraw) -> int:

@@ -23,6 +23,7 @@ from torch import Tensor
 from ...demo.captions import WORDS, captions, parse
 from ...demo.checker import objects_right, read, relation_right
 from ...demo.world import Scene, batch, render, sample, split
+from ...tools.sheet import wrap
 from ..rates import rate
 from .fakes import NEAR, NO_SCENES, OTHER_SHAPES, disturbances, harder, other_shape, soft
 
@@ -120,11 +121,8 @@ def sheet(rng: torch.Generator, target: Path) -> None:
         left, top = 8 + index % COLUMNS * width, 8 + index // COLUMNS * height
         pixels = (picture.movedim(0, -1) * 255).round().byte().numpy()
         page.paste(Image.fromarray(pixels).resize((ENLARGED, ENLARGED), Image.Resampling.NEAREST), (left, top))
-        lines = [""]
-        for word in words.split():
-            longer = f"{lines[-1]} {word}".strip()
-            lines[-1:] = [longer] if pen.textlength(longer, font=font) <= ENLARGED else [lines[-1], word]
-        pen.multiline_text((left, top + ENLARGED + 2), "\n".join(lines), fill="#333333", font=font, spacing=2)
+        said = "\n".join(wrap(words, font, ENLARGED))
+        pen.multiline_text((left, top + ENLARGED + 2), said, fill="#333333", font=font, spacing=2)
     page.save(target, optimize=True)
 
 

@@ -250,6 +250,12 @@ def _said(found: tuple[dict[str, Any], dict[str, Any], bool]) -> str:
     )
 
 
+def changed(title: str, found: dict[str, Any], *about: str) -> list[str]:
+    """A part with changed pictures: what it is about, the bar, the table."""
+    first, *rest = about
+    return [f"## {title}", "", f"{found['date']}; {first}", *rest, _said(bar(found["rows"])), "", *table(found["rows"])]
+
+
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Of changed pictures."""
     return [
@@ -285,26 +291,19 @@ def page(results: dict[str, Any]) -> str:
     ]
     if "pictures" in parts:
         found = parts["pictures"]
-        lines += [
-            "## Pictures",
-            "",
-            f"{found['date']}; held-out scenes of one object, the picture itself is changed, {found['steps']} steps of",
+        lines += changed(
+            "Pictures",
+            found,
+            f"held-out scenes of one object, the picture itself is changed, {found['steps']} steps of",
             "APGD. Nothing here can be real but by a change of the picture itself, which these epsilons do not allow.",
-            _said(bar(found["rows"])),
-            "",
-            *table(found["rows"]),
-        ]
+        )
     if "hardest" in parts:
-        found = parts["hardest"]
-        lines += [
-            "## Beside the judge that is hardest to fool",
-            "",
-            f"{found['date']}; n was too small above to tell: other scenes, n fixed before this run, and the single",
+        lines += changed(
+            "Beside the judge that is hardest to fool",
+            parts["hardest"],
+            "n was too small above to tell: other scenes, n fixed before this run, and the single",
             "judge that the table above fooled least.",
-            _said(bar(found["rows"])),
-            "",
-            *table(found["rows"]),
-        ]
+        )
     if "coloriser" in parts:
         found = parts["coloriser"]
         lines += [
@@ -334,7 +333,10 @@ def main() -> None:
     if "pictures" in chosen.only:
         measured["pictures"] = on_pictures(judges, drawn, inputs, few, steps)
     if "hardest" in chosen.only:
-        known = measured.get("pictures") or json.loads((HERE / "results.json").read_text())["models"]["pictures"]
+        known = (
+            measured.get("pictures")
+            or json.loads((HERE / "results.json").read_text(encoding="utf-8"))["models"]["pictures"]
+        )
         measured["hardest"] = on_the_hardest(judges, known["rows"], *more, steps)
     if "coloriser" in chosen.only:
         measured["coloriser"] = on_coloriser(judges, drawn, few, steps)

@@ -29,6 +29,11 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join([HEAD, *shown, *(["## Not run yet", "", ", ".join(missing) + ".", ""] if missing else [])])
 
 
+def _how(found: dict[str, Any]) -> list[str]:
+    """The command of a part, where it was kept."""
+    return [f"`{found['command']}`", ""] if "command" in found else []
+
+
 def _table(first: str, rows: dict[str, dict[str, Any]]) -> list[str]:
     return [
         f"| {first} | prompts | {' | '.join(COLUMNS)} |",
@@ -69,6 +74,7 @@ def _curve(found: dict[str, Any]) -> list[str]:
     return [
         f"## How far it may go ({found['date']})",
         "",
+        *_how(found),
         "The first target. epsilon in standard deviations of the vocabulary, around the target's shape as the initial",
         "word of one vector, or around the five words; the length is that of the vectors found, on average, in the",
         f"encoder's own units. {found['sizes']['steps']} steps of {found['pairs']} pairs: the cosine of the step sizes",
@@ -83,6 +89,7 @@ def _placed(found: dict[str, Any]) -> list[str]:
     lines = [
         f"## Before the ground ({found['date']})",
         "",
+        *_how(found),
         "A token at the end of a prompt comes behind its ground (*a red circle on white left of a blue ring*), as no",
         "caption that the model learned from has it. Here it stands where a placeholder puts it, before the ground.",
         f"{found['sizes']['steps']} steps of {found['pairs']} pairs around the words; prompts that the curve did not",

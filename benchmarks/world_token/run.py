@@ -249,7 +249,7 @@ def curve(bench: Bench, sizes: dict[str, int]) -> dict[str, Any]:
         "1 vector, norm band, 1": {"epsilon": 1.0, "budget": "norm band"},
         "1 vector, best of random tokens, 8": {"method": "random", "epsilon": 8.0},
         **{
-            # a step is a twentieth of the budget, so that a search of 15 steps can cross most of it
+            # a step in proportion, so that every search gets as far in its budget (15 steps: about 0.4 of it)
             f"{several}, {epsilon:g}": {**around, "epsilon": epsilon, "step_size": epsilon / 20}
             for epsilon in AROUND
         },

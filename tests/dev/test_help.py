@@ -134,13 +134,3 @@ def test_it_says_what_to_try_and_where_it_comes_from(node: str) -> None:
     text = with_the_rest(node)
     assert re.search(r"^(?:## |\*\*)(?:When|If) (?:nothing happens|it does not work)", text, re.MULTILINE)
     assert re.search(r"\bSource: ", text)
-
-
-def test_captions_wrap_by_words() -> None:
-    text = "a red circle left of a blue ring"
-    wrapped = pictures.lines(text, 80)
-    assert len(wrapped) > 1
-    assert " ".join(wrapped) == text
-    assert all(pictures.FONT.getlength(line) <= 80 for line in wrapped)
-    assert pictures.lines("", 80) == [""]
-    assert pictures.lines("unbreakable", 5) == ["unbreakable"]

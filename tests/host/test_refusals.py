@@ -248,7 +248,10 @@ def test_random_models_in_batches(
 
 
 def test_partly_cut_gradients_are_noted(host: SimpleNamespace, build: Any, photo: Callable[..., Tensor]) -> None:
-    with host.open(build.descriptor(HalfDetached()), photo(1, 40, 40)) as opened:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of one in sixty draws of weights the detached branch makes too little difference
+        model = HalfDetached()
+    with host.open(build.descriptor(model), photo(1, 40, 40)) as opened:
         assert len(opened.notes) == 1
         assert "part of the gradient seems to be cut" in opened.notes[0]
 
@@ -298,7 +301,7 @@ def nan_image(image: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda image: image[0], r"\(20, 24, 3\).*B x H x W x 3"),
+        (lambda image: image[0], r"\(20, 24, 3\).*B H W 3"),
         (lambda image: torch.cat([image, image[..., :1]], -1), r"\(2, 20, 24, 4\).*alpha"),
         (lambda image: image[:0], r"\(0, 20, 24, 3\)"),
         (lambda image: "photo", r"str"),
