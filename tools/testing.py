@@ -1,7 +1,7 @@
-"""`dev.py test`: one pytest process per ComfyUI. Lint, types, import contracts are tests too (test_contracts.py).
+"""`dev.py test`: one pytest per ComfyUI. Lint, types, import contracts are tests too (test_contracts.py).
 
-One process for the newest host keeps one summary that counts everything; the tests sort themselves so that what is
-quick and needs no host comes first (tests/conftest.py).
+One pytest for the newest host keeps one summary that counts everything; the tests sort themselves so that what is
+quick and needs no host comes first (tests/conftest.py), and two workers take them file by file in that order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from .environment import HOSTS, PAGE, ROOT, Host
 
 REPORTS = HOSTS / "reports"
 NO_TESTS = 5  # pytest's exit status
+# A worker has a host, a server and a browser of its own (about 4 GiB); `-- -n 1` for one, `-- -n 0` for no worker.
+WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def _pytest(host: Host, paths: list[str], everything: bool, extra: Sequence[str]
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", *[str(ROOT / path) for path in paths]]
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), f"--junitxml={report}", "--durations=10"]
+    # Whole files, in their order: tests of core must come before whatever brings the host into a worker's process.
+    command += ["-n", str(workers()), "--dist=loadfile", "--no-loadscope-reorder"]
     command += [*([] if everything else ["-m", "not long"]), *extra]
     variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", PAGE)}
     # One thread: several make small tensors slower, and a loaded machine many times slower.
@@ -74,6 +78,11 @@ def _pytest(host: Host, paths: list[str], everything: bool, extra: Sequence[str]
     status = run_child(command, cwd=ROOT, env=variables)
     passed, failed, skipped = _counts(report)
     return Outcome(host, status, passed, failed, skipped, time.monotonic() - start)
+
+
+def workers() -> int:
+    """How many processes share the tests: as many as there are cores, two at most."""
+    return min(WORKERS, os.cpu_count() or 1)
 
 
 def _counts(report: Path) -> tuple[int, int, int]:
