@@ -222,9 +222,10 @@ class _GradientWatch:
             raise GradientError(
                 f"The gradient of item {_first(zero)} is exactly zero everywhere it may change",
                 "an objective that depends on the changeable part of the input, away from its optimum",
-                "start from noise instead of the input itself (start_noise), enlarge perturb_mask, or check that the "
-                "objective's region and the model's output overlap; a model that rounds or thresholds has no gradient: "
-                "use method: random",
+                "where the node has these: start from noise instead of the input itself (start_noise), enlarge "
+                "perturb_mask. Check that the objective's region and the model's output overlap, and that a margin has "
+                "not reached its confidence already. A model that rounds or thresholds has no gradient: use method: "
+                "random",
             )
         usable = finite & ~zero
         self.good += usable

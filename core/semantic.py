@@ -125,20 +125,23 @@ def surrogate(logits: Logits, index: int) -> Objective:
     return lambda image: 2 * probability(image) - 1
 
 
-def margin(logits: Logits, index: int, *, confidence: float = 0.0) -> Objective:
+def margin(logits: Logits, index: int, *, confidence: float = 0.0, absent: bool = False) -> Objective:
     """By how much the logit of class `index` leads the best other one, at most `confidence` (Carlini and Wagner 2017,
-    their f6 with its sign turned).
+    their f6 with its sign turned); with `absent`, for who wants less of it, at least -`confidence` (f6 as it is).
 
-    Positive where the judge says the class. It does not saturate below `confidence` (in logits; inf: never).
+    Positive where the judge says the class. It does not saturate before `confidence` (in logits; inf: never).
     Raises ProvokeError for a class that the judge does not have, when first called.
     """
+
+    def within(lead: Tensor) -> Tensor:
+        return lead.clamp_min(-confidence) if absent else lead.clamp_max(confidence)
 
     def lead(image: Tensor) -> Tensor:
         answers = logits(image)
         _check_class(index, answers.shape[-1])
         if answers.shape[-1] == 1:
-            return answers[:, 0].clamp_max(confidence)
+            return within(answers[:, 0])
         others = torch.cat((answers[:, :index], answers[:, index + 1 :]), -1)
-        return (answers[:, index] - others.amax(-1)).clamp_max(confidence)
+        return within(answers[:, index] - others.amax(-1))
 
     return lead

@@ -87,7 +87,9 @@ def _agreement(record: dict[str, Any]) -> str:
     votes = [value for each in record.get("votes", {}).values() for value in each.values()]
     if not votes:
         return ""
-    return "   all agree" if record["agreed"] else f"   {sum(value > 0 for value in votes)} of {len(votes)} say so"
+    if record["agreed"] or record["denied"]:
+        return "   all agree" if record["agreed"] else "   all say the opposite"
+    return f"   {sum(value > 0 for value in votes)} of {len(votes)} say so"
 
 
 def _scored(scores: Scores) -> list[dict[str, Any]]:
@@ -98,9 +100,9 @@ def _scored(scores: Scores) -> list[dict[str, Any]]:
             name: {"value": float(v[i]), "weight": scores.weights.get(name, 1.0)} for name, v in scores.terms.items()
         }
         record: dict[str, Any] = {"score": total, "parts": parts}
-        if scores.agreed is not None:
+        if scores.agreed is not None and scores.denied is not None:
             votes = {name: {judge: float(v[i]) for judge, v in each.items()} for name, each in scores.votes.items()}
-            record |= {"votes": votes, "agreed": bool(scores.agreed[i])}
+            record |= {"votes": votes, "agreed": bool(scores.agreed[i]), "denied": bool(scores.denied[i])}
         records.append(record)
     return records
 

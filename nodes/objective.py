@@ -35,12 +35,14 @@ class Situation:
     region: B 1 h w, where a result counts, or None for everywhere.
     place: number of the picture, and of how many, where they are taken one by one (`scored_one_by_one`).
     prompt: what the pictures were asked for, where the search knows it: in place of {prompt} in an objective's text.
+    absent: whether the part is weighed by less than 0, so that less of it is wanted: what levels off, levels off there.
     """
 
     default: Tensor | None = None
     region: Tensor | None = None
     place: tuple[int, int] | None = None
     prompt: str | None = None
+    absent: bool = False
 
     def told(self, text: str) -> str:
         """A text with the prompt in place of {prompt}. Raises ProvokeError where there is none."""
@@ -100,7 +102,8 @@ class Term:
     region: Tensor | None = None
 
     def in_situation(self, situation: Situation) -> Objective:
-        """The objective, with this term's own region where it has one."""
+        """The objective, with this term's own region where it has one, and in the direction in which it counts."""
+        situation = replace(situation, absent=self.weight < 0)
         if self.region is None:
             return self.make(situation)
         return self.make(replace(situation, region=_region(self.region, situation)))
@@ -149,8 +152,16 @@ class Scores:
 
     @property
     def agreed(self) -> Tensor | None:
-        """B bool: where all judges of every such part say so. None where no part has several judges."""
-        return torch.stack([agreed(votes) for votes in self.votes.values()]).all(0) if self.votes else None
+        """B bool: where all judges of every such part say what is wanted of it: that it is so, or that it is not (of a
+        part that is weighed by less than 0). None where no part has several judges."""
+        each = [agreed(votes, absent=self.weights.get(name, 1.0) < 0) for name, votes in self.votes.items()]
+        return torch.stack(each).all(0) if each else None
+
+    @property
+    def denied(self) -> Tensor | None:
+        """B bool: where they all say the opposite, as after *break* of what is asked for here. None as `agreed`."""
+        each = [agreed(votes, absent=self.weights.get(name, 1.0) >= 0) for name, votes in self.votes.items()]
+        return torch.stack(each).all(0) if each else None
 
 
 def scored_one_by_one(

@@ -222,8 +222,8 @@ class ClassObjective(io.ComfyNode):
                     max=100.0,
                     step=0.5,
                     advanced=True,
-                    tooltip="For the margin: where it stops counting, in logits. Higher results transfer better to "
-                    "other judges.",
+                    tooltip="For the margin: where it stops counting, in logits (of how far it is behind, where less "
+                    "of the class is wanted). Higher results transfer better to other judges.",
                 ),
                 region_input(),
             ],
@@ -241,7 +241,7 @@ class ClassObjective(io.ComfyNode):
             logits = situation.seen_by(judge.logits)
             if measure == "probability":
                 return semantic.class_probability(logits, index)
-            return semantic.margin(logits, index, confidence=confidence)
+            return semantic.margin(logits, index, confidence=confidence, absent=situation.absent)
 
         return one(Term(f"{measure} of '{judge.labels[index]}'", objective, held=(classifier,), region=region))
 

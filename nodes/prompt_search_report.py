@@ -72,5 +72,8 @@ def describe(
 
 def _said(scores: Scores) -> str:
     each = ", ".join(f"{score:.3g}" for score in scores.total.tolist()[:16])
-    agreed = "" if scores.agreed is None else f"; all judges agree on {int(scores.agreed.sum())} of {len(scores.total)}"
+    agreed = ""
+    if scores.agreed is not None and scores.denied is not None:
+        yes, no = int(scores.agreed.sum()), int(scores.denied.sum())
+        agreed = f"; of {len(scores.total)} all judges agree on {yes}, and on the opposite for {no}"
     return f"{float(scores.total.mean()):.4g} ({each}{agreed})"

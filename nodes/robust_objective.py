@@ -5,6 +5,7 @@ Source: SAGE (arXiv 2306.00974): an ensemble of classifiers and a member that se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,9 @@ class RobustClassObjective(io.ComfyNode):
             display_name="Objective: Robust Class (Ensemble)",
             category="Provoke/objective",
             description="How sure several classifiers are that a picture shows a class, as one score, so that a search "
-            "has to change the picture and not fool one judge. One of them may see the picture's edges alone. Score "
-            "Images says what each judge says, and whether all agree.",
+            "has to change the picture and not fool one judge. Where less of it is wanted (break), all of them have to "
+            "miss the class. One of them may see the picture's edges alone. Score Images says what each judge says, "
+            "and whether all agree.",
             search_aliases=["provoke", "SAGE", "surrogate", "ensemble", "Canny", "edges", "vote", "agreement", "CW"],
             inputs=[
                 ClassifierSocket.Input(
@@ -59,8 +61,9 @@ class RobustClassObjective(io.ComfyNode):
                 io.Combo.Input(
                     "together",
                     options=list(TOGETHER),
-                    tooltip="weakest: a soft minimum; above 0 only where all judges agree. sum: all added up, as SAGE "
-                    "has it; may be high although one judge disagrees.",
+                    tooltip="weakest: a soft minimum; above 0 only where all judges agree. With break, or a negative "
+                    "weight, a soft maximum: below 0 only where none finds the class. sum: all added up, as SAGE has "
+                    "it; may be high although one judge disagrees.",
                 ),
                 io.Float.Input(
                     "confidence",
@@ -69,8 +72,8 @@ class RobustClassObjective(io.ComfyNode):
                     max=100.0,
                     step=0.5,
                     advanced=True,
-                    tooltip="For the margin: where a judge's lead stops counting, in logits. Higher results transfer "
-                    "better to other judges.",
+                    tooltip="For the margin: where a judge's lead stops counting, in logits (of how far it is behind, "
+                    "where less of the class is wanted). Higher results transfer better to other judges.",
                 ),
                 io.Float.Input(
                     "edge_sigma",
@@ -145,23 +148,28 @@ class RobustClassObjective(io.ComfyNode):
             name = judge.name
             while name in members:  # two of a name stay two
                 name += "'"
-            members[name] = _member(judge, one_within(said, judge.labels), measure, confidence)
+            members[name] = _member(judge, one_within(said, judge.labels), measure)
 
         def objective(situation: Situation) -> Objective:
-            softness = SOFTNESS[measure] if together == "weakest" else None
-            return Agreement({name: make(situation) for name, make in members.items()}, softness=softness)
+            return Agreement(
+                {name: make(situation) for name, make in members.items()},
+                softness=SOFTNESS[measure] if together == "weakest" else None,
+                confidence=confidence if measure == "margin" else math.inf,
+                absent=situation.absent,
+            )
 
         term = Term(f"{measure} of '{said.strip()}', {together} of {len(judges)}", objective, 1.0, tuple(held), region)
         return io.NodeOutput(Parts((term,)))
 
 
-def _member(judge: Any, index: int, measure: str, confidence: float) -> Callable[[Situation], Objective]:
-    """What one judge says of its class number `index`; positive where it says so."""
+def _member(judge: Any, index: int, measure: str) -> Callable[[Situation], Objective]:
+    """What one judge says of its class number `index`; positive where it says so. How much of it counts, the agreement
+    decides."""
 
     def make(situation: Situation) -> Objective:
         logits = situation.seen_by(judge.logits)
         if measure == "paper":
             return semantic.surrogate(logits, index)
-        return semantic.margin(logits, index, confidence=confidence)
+        return semantic.margin(logits, index, confidence=math.inf)
 
     return make

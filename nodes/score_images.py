@@ -130,7 +130,9 @@ def _report(scores: Scores) -> str:
         lines.append(line)
         lines += [_votes(votes, index) for votes in scores.votes.values()]
     if scores.agreed is not None:
-        lines.append(f"agreed   on {int(scores.agreed.sum())} of {len(scores.total)}: every judge is above 0")
+        lines.append(f"agreed   on {int(scores.agreed.sum())} of {len(scores.total)}: every judge says what is wanted")
+    if scores.denied is not None:
+        lines.append(f"denied   on {int(scores.denied.sum())} of {len(scores.total)}: every judge says the opposite")
     return "\n".join(["measured " + ", ".join(scores.terms), *lines])
 
 
@@ -138,5 +140,6 @@ def _votes(votes: Votes, index: int) -> str:
     """What each judge of one part says of a picture, in words."""
     each = {name: float(value[index]) for name, value in votes.items()}
     yes = sum(value > 0 for value in each.values())
-    said = "all agree" if yes == len(each) else f"{yes} of {len(each)} say so"
+    no = sum(value < 0 for value in each.values())
+    said = "all agree" if yes == len(each) else "none says so" if no == len(each) else f"{yes} of {len(each)} say so"
     return f"  {said}: " + ", ".join(f"{name} {value:+.4g}" for name, value in each.items())

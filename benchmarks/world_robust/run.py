@@ -8,7 +8,7 @@ one object, drawn independently: the first so many that the learning-free checke
 is the same shape in another colour, the others are another shape; all drawn at random. *Coloriser*: the same objectives
 lead *Vary Result* on the world's coloriser, to another colour than its usual answer, where a failure can be real.
 *Hardest*: the single classifier that *Pictures* fooled least, beside the ensemble, on other and more scenes, as the
-first could not tell.
+first could not tell. *Break*: away from the picture's own class instead (breaking.py).
 
 A judge *claims* the target where it says so of the 8-bit result. *Fooled*: all judges of the search claim it, and what
 the checker reads (8 bits, also moved by a pixel) is what it was. *Real*: they claim it, and the checker reads the
@@ -20,139 +20,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core.budgets import LInf
-from ...core.problem import Differentiable, ImageProblem
-from ...core.search import search, select
-from ...core.steps import APGD
-from ...demo.vision_models import EDGE, JUDGE, SEARCHED
-from ...demo.world import COLOURS, SHAPES, render, sample
 from ...tools.inprocess import execute, open_pack, upscale_model
 from ..pages import options, write
 from ..rates import percent, rate
-from ..verdicts import LEVELS, Things, shown
+from ..verdicts import Things, shown
 from ..world_attack.run import sign_noise
 from ..world_steer.run import Inputs, Thing, ask
+from . import breaking
+from .ways import (
+    ALONE,
+    ENSEMBLES,
+    MAIN_EPSILON,
+    OURS,
+    SEED,
+    STEPS,
+    Judges,
+    Pictures,
+    attacked,
+    grouped,
+    least_fooled,
+    pictures,
+    said_of_bar,
+)
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("pictures", "hardest", "coloriser")
-MAIN_EPSILON = 8.0
+PARTS = ("pictures", "hardest", "coloriser", "break")
 EPSILONS = (4.0, 8.0, 16.0)
 DRAWN, INPUTS, FEW = 160, 120, 40  # scenes; inputs at epsilon 8; at the others and of the coloriser
-SEED, STEPS = 91, 40  # steps: tried out on scenes of seed 500
 OTHERS, MORE_DRAWN, MORE = 291, 520, 400  # of the part `hardest`: seed, scenes, inputs
-BAR = 1 / 3  # of issue 8: the ensemble's fooled results, of the single judge's
-OURS = "three and edges"
-ENSEMBLES: dict[str, dict[str, Any]] = {
-    "resnet alone": {"members": SEARCHED[:1], "edges": False},
-    "regnet alone": {"members": SEARCHED[1:2], "edges": False},
-    "hgnet alone": {"members": SEARCHED[2:], "edges": False},
-    "three": {"members": SEARCHED, "edges": False},
-    OURS: {"members": SEARCHED, "edges": True},
-    "three and edges, SAGE's sum": {"members": SEARCHED, "edges": True, "measure": "paper", "together": "sum"},
-}
-ALONE = [name for name in ENSEMBLES if name.endswith("alone")]
 ELSEWHERE = (ALONE[0], "three", OURS)  # the rows at the other epsilons
-
-
-class Judges:
-    """The nodes' objectives, and the judge that no search sees."""
-
-    def __init__(self, nodes: Any) -> None:
-        self.nodes = nodes
-        self.held = {name: execute(nodes.LoadClassifier, classifier=name)[0] for name in (*SEARCHED, EDGE, JUDGE)}
-
-    def objective(self, thing: Thing, members: Sequence[str], edges: bool, **choices: Any) -> Any:
-        """Objective: Robust Class for a colour and a shape."""
-        sockets = dict(zip(("classifier", "second_classifier", "third_classifier"), members, strict=False))
-        inputs = {socket: self.held[name] for socket, name in sockets.items()}
-        if edges:
-            inputs["edge_classifier"] = self.held[EDGE]
-        return execute(self.nodes.RobustClassObjective, **inputs, class_name=" ".join(thing), **choices)[0]
-
-    def claims(self, results: Tensor, wanted: Sequence[Thing], ensemble: dict[str, Any]) -> list[bool]:
-        """Whether all judges of an ensemble say the target, picture by picture (B H W 3)."""
-        claimed = [False] * len(wanted)
-        for thing, places in grouped(wanted).items():
-            images, objective = results[places], self.objective(thing, **ensemble)
-            scores = execute(self.nodes.ScoreImages, images=images, objective=objective)[0]
-            for place, agreed in zip(places, scores.agreed.tolist(), strict=True):
-                claimed[place] = agreed
-        return claimed
-
-    def held_out(self, results: Tensor, wanted: Sequence[Thing]) -> list[bool]:
-        """Whether the judge that was in no search says the target."""
-        return self.claims(results, wanted, {"members": (JUDGE,), "edges": False})
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """images: n H W 3 on 8-bit levels; shows, wanted: what each shows, and is to be taken for."""
-
-    images: Tensor
-    shows: list[Thing]
-    wanted: list[Thing]
-
-
-def grouped(things: Sequence[Thing]) -> dict[Thing, list[int]]:
-    """Places by target: those of one target share a run (a batch has no say in an image's result)."""
-    groups: dict[Thing, list[int]] = {}
-    for place, thing in enumerate(things):
-        groups.setdefault(thing, []).append(place)
-    return groups
-
-
-def pictures(drawn: int, inputs: int, seed: int = SEED) -> Pictures:
-    """The first `inputs` of `drawn` scenes that the checker reads as they are, and a target for each."""
-    scenes = sample(drawn, torch.Generator().manual_seed(seed), part="held out", objects=1)
-    images = (render(scenes) * LEVELS).round().movedim(1, -1) / LEVELS
-    truth = [scene.facts.objects[0] for scene in scenes]
-    kept = [i for i, found in enumerate(shown(images)) if found == (truth[i],)][:inputs]
-    shows = [truth[i] for i in kept]
-    return Pictures(images[kept].contiguous(), shows, targets(shows, seed))
-
-
-def targets(shows: Sequence[Thing], seed: int) -> list[Thing]:
-    """In turn: the same shape in one of the other colours, another shape in any colour."""
-    rng = torch.Generator().manual_seed(seed + 1)
-
-    def other(values: Sequence[str], than: str | None = None) -> str:
-        left = [value for value in values if value != than]
-        return left[int(torch.randint(len(left), (), generator=rng))]
-
-    return [
-        (other(tuple(COLOURS), colour), shape) if i % 2 == 0 else (other(tuple(COLOURS)), other(SHAPES, shape))
-        for i, (colour, shape) in enumerate(shows)
-    ]
-
-
-def attacked(judges: Judges, some: Pictures, epsilon: float, ensemble: dict[str, Any], steps: int) -> Tensor:
-    """The pictures, led to their targets by an objective within +-epsilon of 255 levels: n H W 3 on 8-bit levels."""
-    from ...host.judges import judging
-    from ...nodes.objective import Situation
-
-    results = some.images.clone()
-    for thing, places in grouped(some.wanted).items():
-        objective = judges.objective(thing, **ensemble)
-        center = some.images[places].movedim(-1, 1).contiguous()
-        budget = LInf(center, epsilon / LEVELS)
-        rngs = [torch.Generator().manual_seed(SEED + place) for place in places]
-        with judging(*objective.held):
-            problem = ImageProblem(Differentiable(lambda x: x * 1), objective.build(Situation(center)))
-            rule, rng = APGD(budget.epsilon, steps), torch.Generator().manual_seed(SEED)
-            start = budget.start(rngs, 0.5)
-            for step in search(problem, budget, rule, start=start, steps=steps, rng=rng):
-                last = step
-            candidates = {"best": last["best"], "last": last["variable"]}
-            found = select(problem, budget, candidates, levels=LEVELS)
-        results[places] = found.variable.movedim(1, -1)
-    return results
 
 
 def verdict(
@@ -208,12 +110,6 @@ def on_the_hardest(
     return {"drawn": drawn, "steps": steps, "rows": rows}
 
 
-def least_fooled(rows: Sequence[dict[str, Any]]) -> str:
-    """The single classifier that is fooled least at epsilon 8."""
-    main = {row["way"]: row["fooled"]["rate"] for row in rows if row["epsilon"] == MAIN_EPSILON}
-    return min((name for name in main if name in ALONE), key=main.__getitem__)
-
-
 def on_coloriser(judges: Judges, drawn: int, few: int, steps: int) -> dict[str, Any]:
     """Figures of the coloriser's results."""
     nodes, model = judges.nodes, upscale_model("provoke-demo-world-coloriser.safetensors")
@@ -234,26 +130,18 @@ def on_coloriser(judges: Judges, drawn: int, few: int, steps: int) -> dict[str, 
     return {"drawn": drawn, "steps": steps, "rows": rows}
 
 
-def bar(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any], bool]:
-    """The ensemble's fooled rate, the single judge's, and whether the bar holds: the upper end of the one is at most a
-    third of the lower end of the other."""
-    main = {row["way"]: row["fooled"] for row in rows if row["epsilon"] == MAIN_EPSILON}
-    ours, single = main[OURS], main[least_fooled(rows)]
-    return ours, single, ours["high"] <= BAR * single["low"]
-
-
-def _said(found: tuple[dict[str, Any], dict[str, Any], bool]) -> str:
-    ours, single, held = found
-    return (
-        f"Bar: {OURS} fooled at most a third as often as the single judge that is fooled least, interval against\n"
-        f"interval: {percent(ours)} against {percent(single)}: {'held' if held else 'missed'}."
-    )
-
-
 def changed(title: str, found: dict[str, Any], *about: str) -> list[str]:
     """A part with changed pictures: what it is about, the bar, the table."""
     first, *rest = about
-    return [f"## {title}", "", f"{found['date']}; {first}", *rest, _said(bar(found["rows"])), "", *table(found["rows"])]
+    return [
+        f"## {title}",
+        "",
+        f"{found['date']}; {first}",
+        *rest,
+        said_of_bar(found["rows"]),
+        "",
+        *table(found["rows"]),
+    ]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -322,6 +210,8 @@ def page(results: dict[str, Any]) -> str:
             ),
             "",
         ]
+    if "break" in parts:
+        lines += breaking.told(parts["break"])
     return "\n".join(lines)
 
 
@@ -340,6 +230,9 @@ def main() -> None:
         measured["hardest"] = on_the_hardest(judges, known["rows"], *more, steps)
     if "coloriser" in chosen.only:
         measured["coloriser"] = on_coloriser(judges, drawn, few, steps)
+    if "break" in chosen.only:
+        scenes = (24, 8) if chosen.quick else (breaking.DRAWN, breaking.INPUTS)
+        measured["break"] = breaking.on_breaks(judges, breaking.recognised(judges, *scenes), steps)
     write(chosen.out, measured, page)
 
 

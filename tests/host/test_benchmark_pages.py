@@ -36,15 +36,15 @@ def read(path: Path) -> Any:
 
 def test_the_bar_of_several_judges_is_read_from_the_one_fooled_least(comfy: ModuleType) -> None:
     from provoke.benchmarks.rates import rate
-    from provoke.benchmarks.world_robust import run
+    from provoke.benchmarks.world_robust import ways
 
     def row(way: str, fooled: int) -> dict[str, Any]:
-        return {"way": way, "epsilon": run.MAIN_EPSILON, "fooled": rate(fooled, 400)}
+        return {"way": way, "epsilon": ways.MAIN_EPSILON, "fooled": rate(fooled, 400)}
 
-    alone = [row(way, fooled) for way, fooled in zip(run.ALONE, (130, 40, 90), strict=True)]
-    assert run.least_fooled(alone) == run.ALONE[1]
-    assert run.bar([*alone, row(run.OURS, 1)])[2]
-    ours, single, held = run.bar([*alone, row(run.OURS, 13)])  # a third by the rate, not by the intervals' ends
+    alone = [row(way, fooled) for way, fooled in zip(ways.ALONE, (130, 40, 90), strict=True)]
+    assert ways.least_fooled(alone) == ways.ALONE[1]
+    assert ways.bar([*alone, row(ways.OURS, 1)])[2]
+    ours, single, held = ways.bar([*alone, row(ways.OURS, 13)])  # a third by the rate, not by the intervals' ends
     assert ours["rate"] < single["rate"] / 3
     assert not held
 
