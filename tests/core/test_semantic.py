@@ -83,6 +83,17 @@ def test_probability_and_margin_agree_on_who_wins() -> None:
     assert float(margin(logits, 1, confidence=0.5)(100 * IMAGES).max()) <= 0.5
 
 
+def test_a_margin_levels_off_on_the_side_that_is_wanted() -> None:
+    """For who wants less of a class it has a slope where the judge is sure of it, and none where that is long lost."""
+    image = IMAGES.clone().requires_grad_(True)
+    for index in range(4):
+        whole = margin(logits, index, confidence=math.inf)(image)
+        less = margin(logits, index, confidence=0.5, absent=True)(image)
+        torch.testing.assert_close(less, whole.clamp_min(-0.5))
+        (slope,) = torch.autograd.grad(less.sum(), image)
+        assert slope.flatten(1).any(1).tolist() == (whole > -0.5).tolist()
+
+
 def test_one_class_alone() -> None:
     lead = margin(lambda image: logits(image)[:, :1], 0, confidence=math.inf)(IMAGES)
     torch.testing.assert_close(lead, logits(IMAGES)[:, 0])

@@ -63,7 +63,8 @@ def test_they_agree_on_what_is_there_and_only_on_that(nodes: ModuleType, judges:
         edge = votes[f"{EDGE} on edges"] > 0
         assert edge.tolist() == [thing[1] == shape for thing in things]
         if together == "sum":
-            torch.testing.assert_close(scores.total, torch.stack(list(votes.values())).sum(0))
+            most = 5.0 if measure == "margin" else 1.0  # the node's `confidence`: more of one judge does not count
+            torch.testing.assert_close(scores.total, torch.stack(list(votes.values())).clamp_max(most).sum(0))
         else:
             assert [value > 0 for value in values] == scores.agreed.tolist()
         assert "all agree" in report
@@ -123,6 +124,47 @@ def test_an_attack_is_led_by_it(nodes: ModuleType, judges: list[Any]) -> None:
     results, default = found[0], found[1]
     scores, *_ = execute(nodes.ScoreImages, images=torch.cat((default, results)), objective=objective)
     assert float(scores.total[1]) > float(scores.total[0])
+
+
+@pytest.mark.parametrize("together", ["weakest", "sum"])
+def test_broken_means_that_no_judge_says_so(nodes: ModuleType, judges: list[Any], together: str) -> None:
+    """Weighed by -1 it asks all judges to miss the class: one that is fooled gains nothing, and it has a slope where
+    all are sure."""
+    some = scenes(6, seed=5)
+    images = render(some).movedim(1, -1)
+    colour, shape = some[0].facts.objects[0]
+    objective = robust(nodes, judges, f"{colour} {shape}", together=together)
+    less = objective.times(-1)
+    scores, *_, report = execute(nodes.ScoreImages, images=images, objective=less)
+    votes = torch.stack(list(next(iter(scores.votes.values())).values()))
+    torch.testing.assert_close(scores.agreed, (votes < 0).all(0))
+    assert scores.agreed.any()
+    assert not scores.agreed[0]
+    assert scores.denied[0]
+    assert f"agreed   on {int(scores.agreed.sum())} of 6" in report
+    assert f"denied   on {int(scores.denied.sum())} of 6" in report
+    assert "none says so" in report
+    if together == "weakest":
+        assert bool(scores.agreed[scores.total > 0].all())
+        partly = (votes > 0).any(0) & (votes < 0).any(0)
+        assert partly.any()  # some judges deny, others do not
+        assert bool((scores.total[partly] < 0).all())
+    from provoke.host.judges import judging
+    from provoke.nodes.objective import Situation
+
+    image = images[:1].movedim(-1, 1).clone().requires_grad_(True)
+    with judging(*less.held):
+        less.build(Situation())(image).sum().backward()
+    assert image.grad is not None
+    assert bool(image.grad.any())
+
+
+def test_votes_are_whole_whatever_counts_of_them(nodes: ModuleType, judges: list[Any]) -> None:
+    some = scenes(1, seed=5)
+    objective = robust(nodes, judges, " ".join(some[0].facts.objects[0]), confidence=0.0)
+    scores, *_ = execute(nodes.ScoreImages, images=render(some).movedim(1, -1), objective=objective)
+    assert bool(scores.agreed.all())
+    assert float(scores.total) <= 0
 
 
 def test_what_does_not_fit_is_refused_in_words(nodes: ModuleType, judges: list[Any]) -> None:
