@@ -35,9 +35,9 @@ from .world import ABLATIONS, DEMO, SETTINGS, Bench, Way
 HERE = Path(__file__).resolve().parent
 PROMPTS, FEW, SEEDS = 24, 12, 2  # prompts of the table and of the ablations; seeds of a prompt
 # Prompts of the part that the bars are read from: all that are left (the world holds out some 370 of two objects), so
-# that an interval can tell. 64 of them had been run at the seeds from USUAL_SEEDS on, and could not (57 of 64): hence
-# other seeds. Prompts that settings are compared on; the first LOOKED_AT of the rest have been looked at somehow.
-MORE, TUNED, LOOKED_AT = 86, 64, 250
+# that an interval can tell; EARLIER of them had been run at the seeds from USUAL_SEEDS on and could not, hence other
+# seeds. TUNED are those that settings are compared on; the first LOOKED_AT of the rest have been looked at somehow.
+MORE, EARLIER, TUNED, LOOKED_AT = 86, 64, 64, 250
 USUAL_SEEDS, OTHER_SEEDS = 7000, 60000
 QUICK = {"steps": 4, "copies": 1}
 PLAIN, UNGUIDED, OURS = "plain sampler", "plain sampler without guidance", "VLM inversion from noise"
@@ -132,6 +132,16 @@ def more(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path
     return {"seeds from": OTHER_SEEDS, "ways": found}
 
 
+def earlier(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
+    """What was looked at before `more`: fewer of its prompts, at the seeds of the other parts."""
+    scenes, found = fresh(sizes["earlier"]), {}
+    ways = bench.ways(choices, {"seeds": 1, "search": 1})
+    for name in (PLAIN, OURS):
+        found[name] = measured(bench, ways[name], scenes, 1)
+        print(name, found[name], flush=True)
+    return {"seeds from": USUAL_SEEDS, "ways": found}
+
+
 def settings(bench: Bench, sizes: dict[str, int], choices: dict[str, Any], out: Path) -> dict[str, Any]:
     """One setting changed, from noise, on prompts of their own: whether another default would be better."""
     scenes, found = tuned(sizes["tuned"]), {}
@@ -170,10 +180,11 @@ PARTS: dict[str, Part] = {
     "settings": settings,
     "ways": ways,
     "more": more,
+    "earlier": earlier,
     "ablations": ablations,
     "strip": strip,
 }
-USUAL = [part for part in PARTS if part != "settings"]
+USUAL = [part for part in PARTS if part not in ("settings", "earlier")]
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -214,6 +225,12 @@ def page(results: dict[str, Any]) -> str:
             f"{part['seeds from']} on. Settings: {_said(part['settings'])}.",
             bars(part["ways"]),
         ]
+        if "earlier" in results:
+            first = results["earlier"]
+            blocks.append(
+                f"Looked at before: {first['ways'][OURS]['all']['n']} of these prompts, seeds from "
+                f"{first['seeds from']} on. {bars(first['ways'])}"
+            )
     for name, title in (("ablations", "One thing left out"), ("settings", "Other settings")):
         if name not in results:
             continue
@@ -289,6 +306,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=PROMPTS)
     parser.add_argument("--few", type=int, default=FEW)
     parser.add_argument("--more", type=int, default=MORE)
+    parser.add_argument("--earlier", type=int, default=EARLIER)
     parser.add_argument("--tuned", type=int, default=TUNED)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=USUAL)
@@ -296,7 +314,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     sizes = {"prompts": options.prompts, "few": options.few, "seeds": options.seeds}
-    sizes |= {"more": options.more, "tuned": options.tuned}
+    sizes |= {"more": options.more, "earlier": options.earlier, "tuned": options.tuned}
     choices: dict[str, Any] = {name: value(text) for name, _, text in (one.partition("=") for one in options.set)}
     if options.quick:
         sizes, choices = dict.fromkeys(sizes, 1), {**QUICK, **choices}

@@ -25,8 +25,9 @@ def test_the_benchmark_runs(nodes: ModuleType, tmp_path: Path) -> None:
     assert all(row["all"]["n"] == 1 and 0 <= row["distance"] < 1 for row in found["ways"].values())
     more = bench.more(world, {"more": 1}, bench.QUICK, tmp_path)
     made = {"date": "today", "settings": bench.QUICK}
-    text = bench.page({"ways": {**made, **found}, "more": {**made, **more}})
+    text = bench.page({"ways": {**made, **found}, "more": {**made, **more}, "earlier": {**made, **more}})
     assert text.count("\n| ") == 4 + len(found["ways"]) + len(more["ways"])
+    assert text.count("Bars, of ") == 2  # what was looked at before is said as well
 
 
 def test_verdicts_and_distance_are_about_the_picture(nodes: ModuleType) -> None:
