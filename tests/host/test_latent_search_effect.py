@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-CASES = 3
+CASES = 7
 
 
 def test_a_search_goes_away_from_the_seeds_own_picture(nodes: ModuleType) -> None:
-    """By the objective's own scores of the host's pictures, on the mean of three prompts: below the seed's own, with
-    the node's defaults. (Ten steps instead of its twenty, at epsilon 1 and 0.2 a step, were too few: 7.8 against 7.5.)
+    """By the objective's own scores of the host's pictures, on the mean of seven prompts: below the seed's own, with
+    the node's defaults. Three prompts are too few: the model is so sharp that another processor's rounding leads a
+    search elsewhere (on one of them from 7.5 to 6.5, on another to 7.3).
 
-    That it also goes further than the best of 20 random noises in the same budget is not shown: on these three prompts
-    it did on two, and on the third a random noise broke the prompt outright (means 4.9 and 1.5). How often a search
-    breaks what is drawn right is counted by the benchmark.
+    That it also goes further than the best of 20 random noises in the same budget is not shown: on the first three
+    prompts it did on two, and on the third a random noise broke the prompt outright (means 4.9 and 1.5). How often a
+    search breaks what is drawn right is counted by the benchmark.
     """
     import provoke.benchmarks.latent_search.run as bench
     from provoke.demo.captions import canonical
