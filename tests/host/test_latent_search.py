@@ -104,7 +104,7 @@ def test_several_seeds_and_latents_are_image_major_and_the_best_come_first(nodes
         assert float(away.min()) <= 0.5 + 1e-4
         assert float(away.sort().values[1]) > 1
     whole = {"samples": one.latent["samples"].repeat_interleave(2, 0)}
-    torch.testing.assert_close(one.with_noise(out.noise, whole), out.output["samples"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(one.with_noise(out.noise, whole), out.output["samples"], rtol=1e-5, atol=1e-4)
 
 
 def test_a_latent_of_a_batch_keeps_its_number(nodes, graph, objective) -> None:
@@ -367,7 +367,7 @@ def test_best_of_seeds_gives_what_ksampler_gives(nodes, graph, objective, best: 
     for latent in range(2):
         assert sign * scores[2 * latent] >= sign * scores[2 * latent + 1]
     whole = {"samples": one.latent["samples"].repeat_interleave(2, 0)}
-    torch.testing.assert_close(one.with_noise(noise, whole), output["samples"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(one.with_noise(noise, whole), output["samples"], rtol=1e-5, atol=1e-4)
 
 
 def test_the_noise_of_the_best_seed_is_that_seed(nodes, graph, objective) -> None:
