@@ -100,7 +100,7 @@ class UntargetedAttack(io.SearchNode):
                     "contrast": (variance_weight, objectives.variance_shift(default, region)),
                 }
             else:
-                parts = {"objective": (DIRECTIONS[direction], objective.build(situation))}
+                parts = {"objective": (1.0, objective.times(DIRECTIONS[direction]).build(situation))}
             if together:
                 parts["diversity"] = (diversity, objectives.pairwise_diversity(settings.count, region))
             return WeightedSum(parts)

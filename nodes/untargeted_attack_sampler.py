@@ -135,7 +135,7 @@ class _Node(io.SearchNode):
                     "contrast": (variance_weight, objectives.variance_shift(default, region)),
                 }
             else:
-                parts = {"objective": (DIRECTIONS[direction], objective.build(situation))}
+                parts = {"objective": (1.0, objective.times(DIRECTIONS[direction]).build(situation))}
             if together:
                 parts["diversity"] = (diversity, objectives.pairwise_diversity(attack.count, region))
             if adherence is not None:

@@ -8,7 +8,8 @@ one object, drawn independently: the first so many that the learning-free checke
 is the same shape in another colour, the others are another shape; all drawn at random. *Coloriser*: the same objectives
 lead *Vary Result* on the world's coloriser, to another colour than its usual answer, where a failure can be real.
 *Hardest*: the single classifier that *Pictures* fooled least, beside the ensemble, on other and more scenes, as the
-first could not tell. *Break*: away from the picture's own class instead (breaking.py).
+first could not tell. *Break*: away from the picture's own class instead (breaking.py), and the
+same on the coloriser.
 
 A judge *claims* the target where it says so of the 8-bit result. *Fooled*: all judges of the search claim it, and what
 the checker reads (8 bits, also moved by a pixel) is what it was. *Real*: they claim it, and the checker reads the
@@ -50,7 +51,7 @@ from .ways import (
 )
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("pictures", "hardest", "coloriser", "break")
+PARTS = ("pictures", "hardest", "coloriser", "break", "break_coloriser")
 EPSILONS = (4.0, 8.0, 16.0)
 DRAWN, INPUTS, FEW = 160, 120, 40  # scenes; inputs at epsilon 8; at the others and of the coloriser
 OTHERS, MORE_DRAWN, MORE = 291, 520, 400  # of the part `hardest`: seed, scenes, inputs
@@ -212,6 +213,8 @@ def page(results: dict[str, Any]) -> str:
         ]
     if "break" in parts:
         lines += breaking.told(parts["break"])
+    if "break_coloriser" in parts:
+        lines += breaking.told_of_coloriser(parts["break_coloriser"])
     return "\n".join(lines)
 
 
@@ -233,6 +236,9 @@ def main() -> None:
     if "break" in chosen.only:
         scenes = (24, 8) if chosen.quick else (breaking.DRAWN, breaking.INPUTS)
         measured["break"] = breaking.on_breaks(judges, breaking.recognised(judges, *scenes), steps)
+    if "break_coloriser" in chosen.only:
+        some = (24, 4) if chosen.quick else (DRAWN, breaking.FEW)
+        measured["break_coloriser"] = breaking.on_coloriser(judges, *some, steps)
     write(chosen.out, measured, page)
 
 
