@@ -130,6 +130,10 @@ def test_a_script_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
             scripts.find(name)
 
 
+def test_the_readme_names_the_space_that_is_warned_about() -> None:
+    assert f"about {environment.SPACE / 1e9:.0f} GB of disk" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_arguments_of_a_script_are_written_behind_two_dashes() -> None:
     """As dev.py wants them: `python dev.py run SCRIPT -- ARGUMENTS`, in every docstring and page that says how."""
     folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in pack.NOT_PACK]
