@@ -29,7 +29,7 @@ REQUIREMENTS = (ROOT / "tools" / "requirements.txt", ROOT / "requirements.txt")
 PAGE = "PROVOKE_PAGE"  # variable: a folder of another page (ComfyUI's frontend) than the environment's, for tests
 STAMP = "provoke-stamp.json"
 UNFINISHED = "provoke-unfinished"
-SPACE = 9 * 1024**3  # bytes that the environment takes, with what it downloads
+SPACE = 12 * 10**9  # bytes: 8 GB of environment, and 4 GB that pip downloads and keeps in its cache
 
 NEWEST = "0.30.0"
 OLDER = ("0.24.0", "0.18.2")
@@ -107,7 +107,7 @@ def create_venv() -> None:
         return
     free = shutil.disk_usage(ROOT).free
     if free < SPACE:
-        say(f"   Careful: {free / 1e9:.1f} GB free here; the environment with its downloads takes about 9 GB.")
+        say(f"   Careful: {free / 1e9:.1f} GB free here; environment and downloads take about {SPACE / 1e9:.0f} GB.")
     with step(f"making the environment {VENV}"):
         # Not from inside another environment: the new one would hang on it.
         base = getattr(sys, "_base_executable", None) or sys.executable

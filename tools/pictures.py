@@ -1,6 +1,6 @@
 """Makes the pictures of the README and the help pages, from real runs.
 
-python dev.py run tools/pictures.py [--only NAME ...]
+python dev.py run tools/pictures.py [-- --only NAME ...]
 """
 
 from __future__ import annotations

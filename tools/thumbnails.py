@@ -1,7 +1,7 @@
 """Makes the picture that the page shows for each template, `example_workflows/NAME.jpg`, from a real run of it; and of
 some of these runs, with captions, a picture for the help pages.
 
-python dev.py run tools/thumbnails.py [--only NAME]
+python dev.py run tools/thumbnails.py [-- --only NAME]
 
 A template for real weights cannot be run here. Its picture is that of the same method on the demo, above a line that
 says what it needs.

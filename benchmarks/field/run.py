@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import eagerpy as ep
+import field_pack  # noqa: F401  foolbox after it
 import foolbox
 import torch
 from field_attacks import (

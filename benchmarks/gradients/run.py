@@ -1,6 +1,6 @@
 """Gradients through a whole sampling: are they right, what do they cost, what do they keep, how long do they take?
 
-    python dev.py run benchmarks/gradients/run.py [--only PART ...] [--graphs WORDS] [--out FOLDER]
+    python dev.py run benchmarks/gradients/run.py -- [--only PART ...] [--graphs WORDS] [--out FOLDER]
 
 Writes results.json, and from it README.md and errors.png. With --only the other parts of results.json stay as they are,
 with --graphs also the part `right` but for the graphs with these words in their names ("flux-hook").

@@ -1,6 +1,6 @@
 """Whether the gradient through each of the host's samplers is right, and its value the host's own.
 
-    python dev.py run benchmarks/gradients/samplers.py [--out FILE]
+    python dev.py run benchmarks/gradients/samplers.py -- [--out FILE]
 
 A smooth toy network behind the host's own model_sampling, cfg_function and KSamplerX0Inpaint; one checkpoint per model
 evaluation; all in float64. The error is the relative L2 distance between the vector of directional derivatives by

@@ -1,6 +1,6 @@
 """How different the pictures of one seed become on the demo's few-step model, and how well they still match the prompt.
 
-    python dev.py run benchmarks/sampler_diversity/run.py [--quick] [--model KIND] [--prompts N] [--out FOLDER]
+    python dev.py run benchmarks/sampler_diversity/run.py -- [--quick] [--model KIND] [--prompts N] [--out FOLDER]
 
 Writes results.json, README.md and curve.png. *Vary Sampling* on the conditioning (L2: every result spends the whole
 norm) next to Gaussian noise of exactly the same norm on the same conditioning, and to plain seeds. Prompts: one object

@@ -1,6 +1,6 @@
 """How often *Steer Sampling* leads the demo's diffusion model to what a text says, against its own prompt.
 
-    python dev.py run benchmarks/sampler_steer/run.py [--quick] [--out FOLDER]
+    python dev.py run benchmarks/sampler_steer/run.py -- [--quick] [--out FOLDER]
 
 Writes results.json and README.md. The prompt is one object on the ground that no training showed it on, each object
 once; the target is the same in another colour. What is moved is the conditioning, within an L-inf ball. Where the

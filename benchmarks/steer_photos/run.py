@@ -1,6 +1,6 @@
 """What the CLIP-targeted attack does to real photos, as far as that can be measured without a real CLIP.
 
-    python dev.py run benchmarks/steer_photos/run.py [--quick] [--only MODEL] [--out FOLDER]
+    python dev.py run benchmarks/steer_photos/run.py -- [--quick] [--only MODEL] [--out FOLDER]
 
 Writes results.json, README.md, led-inpainter.jpg and led-upscaler.jpg. The two CLIPs that come with the pack know
 coloured shapes and nothing else: a word about a photo means nothing to them, a colour does. So the target is a

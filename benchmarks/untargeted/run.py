@@ -1,6 +1,6 @@
 """How far the untargeted attack moves the demo models' results, next to random changes of the same size.
 
-    python dev.py run benchmarks/untargeted/run.py [--quick] [--out FOLDER]
+    python dev.py run benchmarks/untargeted/run.py -- [--quick] [--out FOLDER]
 
 Every figure is measured on what the host's own nodes make of 8-bit pictures. Inputs are crops of three photos that no
 training saw. Crops of one photo are not independent, so a figure is the mean over photos of each photo's mean, and

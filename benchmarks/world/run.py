@@ -1,6 +1,6 @@
 """How well the demo world's checker reads pictures, what it refuses, and how fast the world is made.
 
-    python dev.py run benchmarks/world/run.py [--quick] [--out FOLDER]
+    python dev.py run benchmarks/world/run.py -- [--quick] [--out FOLDER]
 
 Writes results.json, README.md and scenes.png. Rates have Wilson 95 % intervals; scenes are drawn independently.
 """

@@ -1,6 +1,6 @@
 """How often the untargeted attack changes what the world's inpainter and coloriser show, next to sign noise.
 
-    python dev.py run benchmarks/world_attack/run.py [--quick] [--only MODEL] [--out FOLDER]
+    python dev.py run benchmarks/world_attack/run.py -- [--quick] [--only MODEL] [--out FOLDER]
 
 Writes results.json, README.md and curve.png; with --only the other model stays as it is. Inputs are held-out scenes,
 drawn independently, so rates have Wilson 95 % intervals. What a result shows is read by the learning-free checker,

@@ -1,6 +1,6 @@
 """What the demo world's two CLIPs are worth, on combinations that their training never saw.
 
-    python dev.py run benchmarks/world_clip/run.py [--quick] [--out FOLDER]
+    python dev.py run benchmarks/world_clip/run.py -- [--quick] [--out FOLDER]
 
 Writes results.json and README.md. Rates have Wilson 95 % intervals; scenes are drawn independently.
 """

@@ -1,6 +1,6 @@
 """What the demo's two text-to-image models draw, on prompts whose combinations no training saw.
 
-    python dev.py run benchmarks/world_diffusion/run.py [--quick] [--out FOLDER]
+    python dev.py run benchmarks/world_diffusion/run.py -- [--quick] [--out FOLDER]
 
 Writes results.json and README.md. Everything goes through the host: *Load Demo Models*, *CLIP Text Encode*, *KSampler*
 (20 steps and cfg 3, or 4 steps and cfg 1; euler, simple), *VAE Decode*. The checker says what a picture shows. Prompts

@@ -1,6 +1,6 @@
 """How long loading the demo's models takes, and how large they are.
 
-    python dev.py run benchmarks/world_load/run.py [--out FOLDER]
+    python dev.py run benchmarks/world_load/run.py -- [--out FOLDER]
 
 Writes results.json and README.md. Everything is loaded as the pack's and the host's loader nodes do it, in one process
 whose libraries are imported already; CPU seconds of this process, best of three.

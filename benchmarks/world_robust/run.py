@@ -1,6 +1,6 @@
 """How often a single classifier is fooled, and how much less often several that must agree, one of them by edges alone.
 
-    python dev.py run benchmarks/world_robust/run.py [--quick] [--only PART] [--out FOLDER]
+    python dev.py run benchmarks/world_robust/run.py -- [--quick] [--only PART] [--out FOLDER]
 
 Writes results.json and README.md; with --only the other part stays as it is. *Pictures*: the picture itself is changed
 by at most epsilon, led to another class by *Objective: Robust Class* with one classifier or several; held-out scenes of

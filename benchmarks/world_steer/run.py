@@ -1,6 +1,6 @@
 """How often the CLIP-targeted attack leads the world's coloriser and inpainter to the colour that a text says.
 
-    python dev.py run benchmarks/world_steer/run.py [--quick] [--only MODEL] [--out FOLDER]
+    python dev.py run benchmarks/world_steer/run.py -- [--quick] [--only MODEL] [--out FOLDER]
 
 Writes results.json, README.md and curve.png; with --only the other model stays as it is. Inputs are held-out scenes of
 one object, drawn independently: Wilson 95 % intervals. n is fixed: the first so many whose default answer is a clean

@@ -1,6 +1,6 @@
 """How right the demo world's classifiers are, and what its VAE keeps of a picture, on what no training showed.
 
-    python dev.py run benchmarks/world_vision/run.py [--quick] [--out FOLDER]
+    python dev.py run benchmarks/world_vision/run.py -- [--quick] [--out FOLDER]
 
 Writes results.json, README.md and reconstructions.png, for the weights that are there. Rates have Wilson 95 %
 intervals; scenes are drawn independently.

@@ -2,7 +2,7 @@
 
 Latents and text states are cached: a pool of scenes, of which some are replaced by new ones in every step. Times are
 logit-normal (Esser et al. 2024, arXiv 2403.03206); the target is noise minus latent, as the host's CONST expects it.
-Needs the host: `python dev.py run demo/training/train.py diffusion`.
+Needs the host: `python dev.py run demo/training/train.py -- diffusion`.
 """
 
 from __future__ import annotations

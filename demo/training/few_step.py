@@ -4,7 +4,7 @@ Its teacher is the diffusion model itself, with guidance and many steps. As with
 speed is paid with variety: the teacher's noise is mostly a fixed one (COMMON of its power), so that the pupil, who is
 only told the rest, learns to give nearly the same picture of a prompt for every seed. Only endpoints that show what
 the prompt says are kept. Learned by flow matching on straight lines from the rest of the noise to the endpoint
-(reflow, Liu et al. 2022, arXiv 2209.03003). Needs the host: `python dev.py run demo/training/train.py few-step`.
+(reflow, Liu et al. 2022, arXiv 2209.03003). Needs the host: `python dev.py run demo/training/train.py -- few-step`.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ TRAINERS: dict[str, tuple[str, str, dict[str, object]]] = {
 OF_THE_HOST = (
     "diffusion",
     "few-step",
-)  # classes of ComfyUI's: run these as `python dev.py run demo/training/train.py NAME`
+)  # classes of ComfyUI's: run these as `python dev.py run demo/training/train.py -- NAME`
 
 
 def _package() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -127,6 +128,22 @@ def test_a_script_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
     for name, words in (("no.py", "There is no script"), ("mine.py", "no script of"), ("README.md", "a plain name")):
         with pytest.raises(DevError, match=words):
             scripts.find(name)
+
+
+def test_the_readme_names_the_space_that_is_warned_about() -> None:
+    assert f"about {environment.SPACE / 1e9:.0f} GB of disk" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_arguments_of_a_script_are_written_behind_two_dashes() -> None:
+    """As dev.py wants them: `python dev.py run SCRIPT -- ARGUMENTS`, in every docstring and page that says how."""
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in pack.NOT_PACK]
+    files = [file for folder in folders for file in folder.rglob("*.*") if file.suffix in (".py", ".md")]
+    wrong = []
+    for file in (ROOT / "README.md", *files):
+        for rest in re.findall(r"dev\.py run [\w/]+\.py +([^`\n]+)", file.read_text(encoding="utf-8")):
+            if not rest.startswith(("-- ", "[-- ")):
+                wrong.append(f"{file.name}: {rest}")
+    assert not wrong
 
 
 def test_other_requirements_ask_pip_again(made: Made) -> None:

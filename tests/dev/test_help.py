@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt  # comes with import-linter, by way of rich
+from markdown_it.token import Token
 
 from provoke.tools import pictures, thumbnails
 from provoke.tools.pack import ROOT
@@ -51,6 +53,12 @@ def rows(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("|")]
 
 
+def spans(node: str) -> list[Token]:
+    """What stands in the paragraphs, headings and cells of a page, as CommonMark reads it."""
+    found = MarkdownIt("commonmark").enable("table").parse(page(node))
+    return [span for block in found for span in block.children or []]
+
+
 def test_every_node_has_a_page_and_no_page_is_left_over() -> None:
     assert {path.stem for path in DOCS.glob("*.md")} == set(NODES)
 
@@ -74,6 +82,20 @@ def test_it_has_a_picture_from_a_real_run(node: str) -> None:
         assert len(text.split()) >= 3
         assert (DOCS / file).is_file(), file
         assert made_by_a_script(Path(file).stem), f"{file}: no script makes it"
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_it_links_to_no_file_beside_it(node: str) -> None:
+    """The page takes the sources of pictures from where the help lies, not links: those lead to its own root."""
+    links = [str(span.attrGet("href")) for span in spans(node) if span.type == "link_open"]
+    assert not [link for link in links if not link.startswith("https://")]
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_its_asterisks_and_paragraphs_are_what_they_look_like(node: str) -> None:
+    """No asterisk is left over from emphasis within emphasis, and the source is a paragraph of its own."""
+    assert not [span.content for span in spans(node) if span.type == "text" and "*" in span.content]
+    assert not re.search(r"[^\n]\nSource: ", page(node))
 
 
 def made_by_a_script(name: str) -> bool:

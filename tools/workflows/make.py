@@ -1,6 +1,6 @@
 """Writes the templates that are made by code, and the blueprints, with the widgets of the running host.
 
-python dev.py run tools/workflows/make.py [--only NAME]
+python dev.py run tools/workflows/make.py [-- --only NAME]
 """
 
 from __future__ import annotations

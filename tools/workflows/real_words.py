@@ -28,9 +28,11 @@ def token_sd15(canvas: Canvas) -> dict[str, Any]:
         canvas,
         "Teach the text encoder a word (SD1.5)",
         [file(parts.SD15), SCORER],
-        "**Learn Token** searches a vector that stands in a prompt like a word and brings a black umbrella into its "
-        "pictures, beside what the prompt says. **Save Embedding** writes it into `models/embeddings`, as every "
-        "workflow reads it. With reference pictures at *picture* of the objective it is textual inversion.",
+        "**Learn Token** searches vectors that stand in a prompt like words and bring a black umbrella into its "
+        "pictures, beside what the prompt says. It starts from the words themselves (`initial_word`, a vector for "
+        "each) and stays near them, which is the way that works on the pack's demo models. **Save Embedding** writes "
+        "it into `models/embeddings`, as every workflow reads it. With reference pictures at *picture* of the "
+        "objective it is textual inversion.",
     )
     canvas.group("1. A checkpoint, and what is wanted")
     sockets = _start(canvas, "{prompt}, with a black umbrella")
@@ -44,7 +46,10 @@ def token_sd15(canvas: Canvas) -> dict[str, Any]:
         scheduler="normal",
         route="one-step",
         prompts="a photo of a man in the street\na photo of a dog at the beach\na photo of a woman in a park",
-        initial_word="umbrella",
+        vectors=4,
+        initial_word="with a black umbrella",
+        epsilon=0.5,
+        step_size=0.025,
         name="black-umbrella",
     )
     canvas.group("3. Save it, and look")
