@@ -57,7 +57,7 @@ class Failures:
         tell whether it is the same.
         """
         count, judged = len(self.pictures), [record for one in self.scores for record in _scored(one)]
-        records = []
+        places, records = self._places(), []
         for i, picture in enumerate(self.pictures):
             levels = eight_bit(picture)
             records.append(
@@ -65,7 +65,7 @@ class Failures:
                     "number": i + 1,
                     "prompt": _its(self.prompts, i, count),
                     "seed": _its(self.seeds, i, count),
-                    "place": i % (count // len(self.seeds)),  # among the pictures of its seed
+                    "place": places[i],
                     "width": levels.shape[1],
                     "height": levels.shape[0],
                     "sha256": hashlib.sha256(levels.tobytes()).hexdigest(),
@@ -73,6 +73,13 @@ class Failures:
                 }
             )
         return records
+
+    def _places(self) -> list[int]:
+        """Each picture's place in its sampler's batch: among those in a row with its prompt and its seed."""
+        count = len(self.pictures)
+        # by their numbers: a list may say a prompt twice, and each is a batch of its own
+        batches = [(_which(self.prompts, i, count), _which(self.seeds, i, count)) for i in range(count)]
+        return [i - batches.index(batch) for i, batch in enumerate(batches)]
 
 
 def caption(record: dict[str, Any]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -142,6 +144,25 @@ def test_the_saved_token_gives_the_pictures_again(nodes, graph, objective, famil
     ):
         assert word in out.report
     assert len(out.loss["loss"]) == 3
+
+
+def test_a_failure_report_makes_the_pictures_again(nodes, graph, objective, tmp_path: Path, monkeypatch) -> None:
+    """From each record alone, bit for bit: its prompt, its seed, its place in the batch."""
+    import folder_paths
+
+    from provoke.host.contact_sheet import eight_bit
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    one = graph("sd15", batch=2)
+    out = run(nodes, one, objective=objective, prompts=f"{PROMPTS}\na tree")
+    name, prompts, _ = execute(nodes.SaveEmbedding, embedding=out.embedding)
+    with torch.inference_mode():
+        given = [[out.images], prompts, [SEED], [""], ["failures/report"], [name]]
+        told = json.loads(nodes.FailureReport.execute(*given).args[1])["pictures"]
+    assert [record["place"] for record in told] == [0, 1] * 3
+    for record in told:
+        again = one.pictures(one.encode(record["prompt"]))[record["place"]]
+        assert hashlib.sha256(eight_bit(again).tobytes()).hexdigest() == record["sha256"]
 
 
 def test_a_batch_of_latents_is_drawn_for_every_prompt(nodes, graph, objective) -> None:

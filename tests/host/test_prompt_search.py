@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -211,14 +213,21 @@ def test_each_prompt_can_be_compared_with_itself(nodes, run, graph) -> None:
 def test_its_outputs_go_into_a_failure_report(nodes, run, graph, tmp_path: Path, monkeypatch) -> None:
     import folder_paths
 
+    from provoke.host.contact_sheet import eight_bit
+
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
-    out = run(graph(), method="random", seeds=2, keep=2, search_steps=4)
+    one = graph(batch=2)
+    out = run(one, method="random", seeds=2, keep=2, search_steps=4)
     with torch.inference_mode():
         report = nodes.FailureReport.execute(
             [out.images], out.prompts, out.seeds, ["notes"], ["failures/report"], [""], scores=[out.judged]
         ).args[1]
-    for prompt in out.prompts:
-        assert prompt in report
+    told = json.loads(report)["pictures"]
+    assert len(told) == len(out.images) == 8
+    for record in told:  # alone it makes the picture again, bit for bit
+        again = one.pictures(one.encode(record["prompt"]), record["seed"])[record["place"]]
+        assert hashlib.sha256(eight_bit(again).tobytes()).hexdigest() == record["sha256"]
+    assert [record["prompt"] for record in told] == [prompt for prompt in out.prompts for _ in range(4)]
 
 
 # ---------------------------------------------------------------------------------------------- the gradient
