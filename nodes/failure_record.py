@@ -30,6 +30,13 @@ class Failures:
         cls, images: Sequence[Tensor], prompts: Sequence[str], seeds: Sequence[int], scores: Sequence[Scores]
     ) -> Failures:
         """From lists of what the sockets gave. Raises ProvokeError where their numbers do not go together."""
+        for batch in images:
+            if batch.ndim != 4 or batch.shape[-1] < 3:
+                raise ProvokeError(
+                    f"One of images is {tuple(batch.shape)} (B H W C)",
+                    "pictures in colour, B H W 3",
+                    "connect an IMAGE in colour; one in grey by way of Convert Image to Mask and Convert Mask to Image",
+                )
         pictures = [picture for batch in images for picture in batch]
         count = len(pictures)
         if not 0 < count <= MOST:
@@ -113,4 +120,9 @@ def _scored(scores: Scores) -> list[dict[str, Any]]:
 
 
 def _its(values: Sequence[T], number: int, count: int) -> T:
-    return values[number * len(values) // count]
+    return values[_which(values, number, count)]
+
+
+def _which(values: Sequence[Any], number: int, count: int) -> int:
+    """Which of the values is a picture's, where each has as many in a row."""
+    return number * len(values) // count

@@ -238,6 +238,8 @@ def test_what_does_not_go_together_is_refused_in_words(nodes: ModuleType, output
         ({"scores": [scores]}, "2 scores for 3 pictures"),
         ({"images": [images[:0]]}, "0 pictures came in"),
         ({"images": [images[:1].expand(401, -1, -1, -1)]}, "401 pictures"),
+        ({"images": [images[:1], images[1:, ..., :1]]}, r"\(2, 64, 64, 1\) \(B H W C\)"),
+        ({"images": [images[..., 0]]}, r"\(3, 64, 64\) \(B H W C\)"),
         (
             {"noise": [{"samples": torch.zeros(1, 4, 8, 8)}, {"samples": torch.zeros(1, 4, 9, 8)}]},
             "of different sizes",
