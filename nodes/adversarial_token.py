@@ -60,7 +60,10 @@ class AdversarialToken(io.SearchNode):
                 ),
                 EmbeddingSocket.Output("embedding", tooltip="The token's vectors, for Save Embedding."),
                 io.String.Output(
-                    "prompt", is_output_list=True, tooltip="Each prompt with embedding:name, for CLIP Text Encode."
+                    "prompt",
+                    is_output_list=True,
+                    tooltip="Each prompt with embedding:name. Save Embedding calls it otherwise where that name is "
+                    "taken: for CLIP Text Encode use its own prompt output.",
                 ),
                 io.Image.Output("images", tooltip="KSampler's pictures with the token, prompt by prompt."),
                 io.Image.Output("unperturbed", tooltip="KSampler's pictures of the prompts without the token."),
@@ -112,7 +115,7 @@ class Learn:
         three = (self._judged(mine, plain), self._judged(chance, plain), self._judged(plain, plain))
         report = adversarial_token_report.describe(self.search, s, found, token, three, time.monotonic() - began)
         vectors = {key: value.detach().cpu().clone() for key, value in token.vectors(rows).items()}
-        embedding = Embedding(vectors, s.name.strip(), tuple(self._lines), s.placeholder)
+        embedding = Embedding(vectors, s.called, tuple(self._lines), s.placeholder)
         return io.NodeOutput(
             by_token, embedding, embedding.said(embedding.name), torch.cat(mine), torch.cat(plain), three[0].means,
             found.loss_map, report,

@@ -146,6 +146,22 @@ def test_the_saved_token_gives_the_pictures_again(nodes, graph, objective, famil
     assert len(out.loss["loss"]) == 3
 
 
+def test_a_prompt_says_the_name_as_a_file_has_it_and_a_taken_one_is_said(nodes, graph, objective) -> None:
+    """Save Embedding's own prompts say what it wrote."""
+    one = graph()
+    first = run(nodes, one, objective=objective, name="a\\b.safetensors", search_steps=1)
+    assert first.embedding.name == "a/b"
+    assert first.prompt == ["a dog in the snow embedding:a/b", "a embedding:a/b house"]
+    assert "already" not in first.report
+    assert execute(nodes.SaveEmbedding, embedding=first.embedding)[:2] == ("a/b", first.prompt)
+    second = run(nodes, one, objective=objective, name="a/b", search_steps=1)
+    assert "there is an embedding:a/b already" in second.report
+    assert execute(nodes.SaveEmbedding, embedding=second.embedding)[:2] == (
+        "a/b-2",
+        ["a dog in the snow embedding:a/b-2", "a embedding:a/b-2 house"],
+    )
+
+
 def test_a_failure_report_makes_the_pictures_again(nodes, graph, objective, tmp_path: Path, monkeypatch) -> None:
     """From each record alone, bit for bit: its prompt, its seed, its place in the batch."""
     import folder_paths
