@@ -145,8 +145,12 @@ def inverted(
 
 
 def started(sampling: Sampling) -> Tensor:
-    """Where to begin: the latent, or the noise where it is empty. B C h w, in the model's space."""
-    return sampling.model_latent if bool(sampling.model_latent.any()) else sampling.noise
+    """Where to begin: the latent, or the noise where it is empty. B C h w, in the model's space. What a mask keeps is
+    the latent in any case, as in the host's own samplers."""
+    latent, mask = sampling.model_latent, sampling.mask
+    if bool(latent.any()):
+        return latent
+    return sampling.noise if mask is None else torch.where(mask != 0, sampling.noise, latent)
 
 
 def pull_of(

@@ -218,6 +218,32 @@ def test_what_the_mask_keeps_is_bit_for_bit_the_inputs(nodes, graph, vlm, tiny) 
     assert out.output["noise_mask"] is one.latent["noise_mask"]
 
 
+def test_what_the_mask_keeps_of_an_empty_latent_is_what_the_hosts_samplers_keep(
+    nodes, graph, vlm, tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both forms, from the start on: the search sees what comes out, and the score before is that of the start."""
+    from provoke.nodes import vlm_inversion
+
+    said: list[str] = []
+    monkeypatch.setattr(vlm_inversion, "reported", said.append)
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1
+    one = graph(latent=tiny.empty_latent("sd15", mask=mask))
+    kept = one.plain()[..., :4]
+    torch.testing.assert_close(kept, torch.zeros_like(kept), atol=1e-6, rtol=0)  # rounded there, at every step
+    out = run(nodes, one, vlm)
+    found, _ = advanced(one, sampler(nodes, one, vlm))
+    for samples in (out.samples, found):
+        assert not bool(samples[..., :4].any())
+        assert bool(samples[..., 4:].any())
+    before = [re.findall(r"latent 1  \S+ \((\S+)\)", report) for report in (out.report, *said)]
+    assert len(before) == 2
+    assert len(before[0]) == 2
+    assert [float(value) for value in before[0]] == pytest.approx([float(value) for value in before[1]], rel=1e-2)
+    unmasked = run(nodes, graph(), vlm)
+    assert re.findall(r"latent 1  \S+ \((\S+)\)", unmasked.report) != before[0]
+
+
 def test_an_image_does_not_depend_on_its_neighbours(nodes, graph, vlm, tiny) -> None:
     both = tiny.picture_latent("sd15", seed=3, batch=2)
     alone = {"samples": both["samples"][1:2].clone()}
