@@ -339,6 +339,33 @@ def test_a_score_or_a_time_ends_it(run, graph) -> None:
     assert "time limit" in run(graph(), method="random", search_steps=5000, time_limit=0.01).report
 
 
+@pytest.mark.parametrize("method", ["gradient", "evolution", "random"])
+def test_a_search_without_a_prompt_can_be_ended_too(run, graph, monkeypatch, method: str) -> None:
+    """Where the rules leave hardly a sentence no step comes for long: request, limit and cancel count between them."""
+    import comfy.model_management as mm
+
+    from provoke.core.writing import Writer
+    from provoke.host import stop
+
+    tried: list[int] = []
+
+    def never(self: Writer, filling: Any) -> bool:
+        tried.append(1)
+        if len(tried) == 2:
+            stop.stop("")
+        return False
+
+    monkeypatch.setattr(Writer, "fits", never)
+    with pytest.raises(ProvokeError, match=r"No natural prompt.*\(stopped by request\)"):
+        run(graph(), method=method)
+    assert len(tried) < 10
+    with pytest.raises(ProvokeError, match=r"No natural prompt.*\(time limit of 0.01 s reached\)"):
+        run(graph(), method=method, time_limit=0.01)
+    monkeypatch.setattr(Writer, "fits", lambda self, filling: mm.interrupt_current_processing(True) or False)
+    with pytest.raises(mm.InterruptProcessingException):
+        run(graph(), method=method)
+
+
 # ---------------------------------------------------------------------------------------------- what is refused
 
 
