@@ -30,7 +30,7 @@ from ..host.stop import stoppable
 from . import prompt_search_report, prompt_search_settings
 from .load_language import InWords
 from .objective import Scores, ScoresSocket, scored_one_by_one, scores_joined
-from .prompt_looks import Looks
+from .prompt_looks import Looks, check_reads_embeddings
 from .prompt_search_report import Searched
 from .prompt_search_settings import PromptSettings
 from .prompted import Prompted, first_inputs, taken
@@ -131,6 +131,8 @@ class Run:
     def _searched(self, usual: Conditioning) -> Searched:
         s, search, notes = self.settings, self.search, list[str]()
         gradient = search.method == "gradient"
+        if gradient:
+            check_reads_embeddings(self.host.clip)
         graph = self.host.graph(usual)
         route = search.route_for(graph)
 

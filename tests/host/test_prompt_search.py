@@ -369,6 +369,23 @@ def test_a_search_without_a_prompt_can_be_ended_too(run, graph, monkeypatch, met
 # ---------------------------------------------------------------------------------------------- what is refused
 
 
+def test_a_text_encoder_that_reads_no_files_is_refused_for_the_gradient_before_the_run(
+    run, graph, monkeypatch, tmp_path
+) -> None:
+    from provoke.host.sampling.graph import Graph as Opened
+    from provoke.tools.tiny_encoders import text_encoder
+
+    one = graph(batch=1)
+    one.clip = text_encoder("qwen-image", embeddings=[str(tmp_path)])
+
+    def opened(*_: Any, **__: Any) -> None:
+        pytest.fail("nothing is to be loaded for this")
+
+    monkeypatch.setattr(Opened, "inside", opened)
+    with pytest.raises(ProvokeError, match=r"reads no embedding files.*choose method: evolution"):
+        run(one, method="gradient")
+
+
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
