@@ -75,12 +75,14 @@ class Looks:
             lambda rows: in_place(s.conditioning, s.entry, token.conditioning(text, MARK, rows)),
             self.route,
         )
-        x, rng = budget.center, torch.Generator().manual_seed(SAME)
+        x, rng, spent = budget.center, torch.Generator().manual_seed(SAME), 0.0
         try:
             for step in search(problem, budget, rule, start=x, steps=s.word_steps, rng=rng):
                 x = step["variable"]
                 self.leans += step["i"] < s.word_steps  # the last has none: the words are looked at instead
-                yield Seen(float(step["score"]), step["image"], step["cost"])
+                # a search says what it cost up to now, a look what it cost itself
+                yield Seen(float(step["score"]), step["image"], step["cost"] - spent)
+                spent = step["cost"]
         except GradientError as error:
             self.lost += 1
             if self.leans == 0 and self.lost >= HOPELESS:

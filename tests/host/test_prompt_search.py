@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -292,6 +293,15 @@ def test_an_objective_without_a_slope_is_an_error_and_none_for_evolution(nodes, 
     assert run(one, objective=flat, method="evolution", search_steps=4).scores[0] == 0
     with pytest.raises(GradientError, match="there was no gradient"):
         run(one, objective=flat, method="gradient", search_steps=30)
+
+
+def test_the_cost_of_looks_with_a_gradient_is_counted_once(run, graph) -> None:
+    """Two runs each where every graph is kept, one for a look without; a place's steps do not count those before."""
+    report = run(graph(), method="gradient", search_steps=9, word_steps=3).report
+    leans = int(re.search(r"(\d+) looks with a gradient", report).group(1))
+    assert leans >= 3
+    assert "every evaluation's graph kept" in report
+    assert f"cost       {9 + leans} runs of the sampler" in report
 
 
 def test_every_route_leads_somewhere(run, graph) -> None:
