@@ -8,6 +8,7 @@ standard deviation, or its lengths. step rule: Adam or signed steps. Source: SAG
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,7 @@ class Learn:
             return self._untouched(usual, plain)
         made: list[TokenSearch] = []
 
-        def plan(sampling: Sampling, default: Tensor) -> Plan:
+        def plan(sampling: Sampling, _: Callable[[], Tensor]) -> Plan:  # its usual pictures are those of each prompt
             made.append(TokenSearch(sampling, s, self.search, usual))
             return made[0].plan()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -210,6 +211,31 @@ def test_the_same_seed_finds_the_same_and_the_host_is_as_it_was(nodes, graph, ob
     assert not torch.equal(found[0], found[2])
     assert torch.equal(one.pictures(one.encode("a dog")), before)
     assert torch.equal(one.encode("a dog")[0][0], text)
+
+
+@pytest.mark.parametrize(("seeds", "usual"), [(1, 2), (0, 2 * (3 + 2))])
+def test_the_cost_that_is_said_is_what_is_run(nodes, graph, monkeypatch, seeds: int, usual: int) -> None:
+    """Also of the pictures that an objective compares with: with one seed there is one for each prompt. Two candidates
+    that are compared under two seeds share theirs."""
+    from provoke.host.sampling.handle import Sampling
+    from provoke.nodes import sampler_search
+
+    ran: list[bool] = []
+    sample = Sampling.sample
+
+    def counted(self: Sampling, **choices: Any) -> Tensor:
+        ran.append(True)
+        return sample(self, **choices)
+
+    monkeypatch.setattr(Sampling, "sample", counted)
+    monkeypatch.setattr(sampler_search, "plain_pictures", lambda *_: pytest.fail("nobody asks for this picture"))
+    apart = execute(nodes.DistanceObjective)[0]
+    choices = {"method": "random", "seeds": seeds, "search_seed": 9}  # the selector's seeds are 0 and 1
+    report = run(nodes, graph(), objective=apart, **choices).report
+    found = re.search(r"(\d+) evaluations of the model a result .* one run of the sampler is (\d+)\)", report)
+    runs = int(found.group(1)) // int(found.group(2))
+    # two pairs in each of three steps, and of two candidates under two seeds
+    assert runs == len(ran) == 2 * (3 + 2 * 2) + usual
 
 
 @pytest.mark.parametrize("budget", ["box (SAGE)", "ball", "norm band"])
