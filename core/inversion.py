@@ -47,6 +47,9 @@ class HardExamples(ImageProblem):
 
     All copies are scored without a graph first, and those that are chosen again with one: copies + 3 * hardest forwards
     of the judge instead of 3 * copies. Scores are the mean of all copies.
+
+    Attribute: looks, how often the judge has looked at a copy (of the whole batch). In a batch each image has its own
+    hardest copies, so that up to all of them are looked at again.
     """
 
     def __init__(
@@ -54,6 +57,11 @@ class HardExamples(ImageProblem):
     ) -> None:
         super().__init__(generator, objective, augment=augment, copies=copies)
         self.hardest = min(hardest, copies) or copies
+        self.looks = 0
+
+    def _augmented(self, image: Tensor, rng: torch.Generator) -> Tensor:
+        self.looks += 1  # each look is at a copy made here
+        return super()._augmented(image, rng)
 
     def _looked_at(self, image: Tensor, rng: torch.Generator) -> tuple[Tensor, list[dict[str, Tensor]]]:
         if self.hardest == self.copies:

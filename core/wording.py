@@ -15,8 +15,13 @@ from torch import Tensor
 from .template import CLOSE, Draft, Filling
 from .writing import Writer, replaced
 
+VAIN = 5  # words in a row that no natural sentence was found for: then a place is given up
 PATIENCE = 60  # prompts in a row that were drawn and are not new, or not natural: then there are no more
 SHARE = 0.5  # of the evolution's children that change one word; the others are written on from there
+
+
+class Halt(Exception):
+    """Ends a search between two looks: raised by a pool's `poll`, with the reason in words."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,14 @@ class Pool:
     Args:
         look: at a prompt in words.
         weight: of a nat a token, in score.
+        poll: called after every sentence that was written in vain, since there may be no look for long; may raise.
     """
 
     writer: Writer
     look: Callable[[Filling, str], Seen]
     weight: float = 0.0
     found: dict[str, Found] = field(default_factory=dict)
+    poll: Callable[[], None] = lambda: None
 
     def at(self, filling: Filling) -> Iterator[Seen]:
         """A step, unless the prompt is known."""
@@ -80,6 +87,7 @@ class Pool:
             filling = self.writer.completed(draft, rng)
             if filling is not None and self.is_new(filling):
                 return filling
+            self.poll()
         return None
 
     def is_new(self, filling: Filling) -> bool:
@@ -116,6 +124,7 @@ def evolution(pool: Pool, rng: torch.Generator, *, population: int) -> Iterator[
         child = _child(pool, parent.filling, rng)
         if child is None or not pool.is_new(child):
             barren += 1
+            pool.poll()
             continue
         barren = 0
         yield from pool.at(child)
@@ -165,6 +174,7 @@ def by_gradient(pool: Pool, lean: Lean, rng: torch.Generator, *, beam: int, trie
         drafts = {draft: grown[draft] for draft in best if not draft.finished(pool.writer.template)}
     looked: set[tuple[str, int, int]] = set()
     while (place := _next_place(pool, beam, looked, rng)) is not None:
+        pool.poll()
         yield from _again(pool, lean, *place, tries)
     yield from at_random(pool, rng)
 
@@ -189,12 +199,19 @@ def _grown(
         text, vectors = _marked(pool, draft)
         yield from lean.ranked(text, vectors, real)
         real = lean.words
-    left = tries
+    left, vain = tries, 0
     for word in [*(word for word in words if word == CLOSE), *real]:
         longer = draft.with_word(word, template)
-        filling = pool.new(longer, rng) if not longer.finished(template) else longer.words
+        whole = longer.finished(template)
+        filling = longer.words if whole else pool.new(longer, rng)
         if filling is None or not pool.writer.fits(filling):
-            continue  # no natural sentence begins so: the next nearest has its turn
+            # no natural sentence begins so: the next nearest has its turn
+            vain += not whole
+            pool.poll()
+            if vain == VAIN:
+                return  # rules that few sentences meet: each of the words would take as many tries
+            continue
+        vain = 0
         yield from pool.at(filling)
         grown[longer] = pool.total(filling)
         left -= word != CLOSE

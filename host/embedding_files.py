@@ -32,6 +32,11 @@ def checked(name: str) -> str:
     return found
 
 
+def is_taken(name: str) -> bool:
+    """Whether a prompt's `embedding:name` finds a file already. name: as `checked` gives it."""
+    return any(_known(Path(folder), name) for folder in folder_paths.get_folder_paths("embeddings"))
+
+
 def save(vectors: Mapping[str, Tensor], name: str) -> tuple[Path, str]:
     """Writes NAME.safetensors into the host's embeddings folder; where there is an embedding of that name, NAME-2 and
     so on.
@@ -58,7 +63,7 @@ def save(vectors: Mapping[str, Tensor], name: str) -> tuple[Path, str]:
             raise ProvokeError(
                 f"The embedding's name {name!r} leaves the embeddings folder", "a name below it", "choose another name"
             )
-        if any(_known(Path(folder), said) for folder in folders):
+        if is_taken(said):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

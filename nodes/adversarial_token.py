@@ -8,6 +8,7 @@ standard deviation, or its lengths. step rule: Adam or signed steps. Source: SAG
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,10 @@ class AdversarialToken(io.SearchNode):
                 ),
                 EmbeddingSocket.Output("embedding", tooltip="The token's vectors, for Save Embedding."),
                 io.String.Output(
-                    "prompt", is_output_list=True, tooltip="Each prompt with embedding:name, for CLIP Text Encode."
+                    "prompt",
+                    is_output_list=True,
+                    tooltip="Each prompt with embedding:name. Save Embedding calls it otherwise where that name is "
+                    "taken: for CLIP Text Encode use its own prompt output.",
                 ),
                 io.Image.Output("images", tooltip="KSampler's pictures with the token, prompt by prompt."),
                 io.Image.Output("unperturbed", tooltip="KSampler's pictures of the prompts without the token."),
@@ -100,7 +104,7 @@ class Learn:
             return self._untouched(usual, plain)
         made: list[TokenSearch] = []
 
-        def plan(sampling: Sampling, default: Tensor) -> Plan:
+        def plan(sampling: Sampling, _: Callable[[], Tensor]) -> Plan:  # its usual pictures are those of each prompt
             made.append(TokenSearch(sampling, s, self.search, usual))
             return made[0].plan()
 
@@ -112,7 +116,7 @@ class Learn:
         three = (self._judged(mine, plain), self._judged(chance, plain), self._judged(plain, plain))
         report = adversarial_token_report.describe(self.search, s, found, token, three, time.monotonic() - began)
         vectors = {key: value.detach().cpu().clone() for key, value in token.vectors(rows).items()}
-        embedding = Embedding(vectors, s.name.strip(), tuple(self._lines), s.placeholder)
+        embedding = Embedding(vectors, s.called, tuple(self._lines), s.placeholder)
         return io.NodeOutput(
             by_token, embedding, embedding.said(embedding.name), torch.cat(mine), torch.cat(plain), three[0].means,
             found.loss_map, report,

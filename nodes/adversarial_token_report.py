@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..host import embedding_files
 from ..host.sampling.tokens import Token, without
 from .adversarial_token_settings import PAPERS_BOX, TokenSettings
 from .sampler_search import Found
@@ -55,6 +56,11 @@ def describe(
     if rendered[0].likeness:
         lines += ["own CLIP   how well the pictures match the prompt itself, the same three"]
         lines += _scores(s, [one.likeness for one in rendered])
+    if embedding_files.is_taken(s.called):
+        lines.append(
+            f"name       there is an embedding:{s.called} already: Save Embedding takes the next free name, and"
+        )
+        lines.append("           its own output prompt says it (this node's says the one that is there)")
     lines.append(f"cost       {found.cost}, {seconds:.1f} s in all")
     return "\n".join([*lines, *(f"note       {note}" for note in found.notes)])
 

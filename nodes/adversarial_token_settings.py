@@ -79,6 +79,11 @@ class TokenSettings:
         return cls(**{name: inputs.get(name) for name in cls.__dataclass_fields__})  # type: ignore[arg-type]
 
     @property
+    def called(self) -> str:
+        """The name, as a prompt says it."""
+        return embedding_files.checked(self.name)
+
+    @property
     def lines(self) -> list[str]:
         """The prompts, with their placeholders."""
         return [line.strip() for line in self.prompts.splitlines() if line.strip()]
@@ -188,7 +193,8 @@ def inputs() -> list[io.Input]:
         io.String.Input(
             "name",
             default="provoke-token",
-            tooltip="What the token is called in prompts, embedding:name, once Save Embedding has written it.",
+            tooltip="What the token is called in prompts, embedding:name, once Save Embedding has written it (as "
+            "name-2, and so on, where there is one of that name).",
         ),
         choice(
             "budget",

@@ -30,6 +30,13 @@ class Failures:
         cls, images: Sequence[Tensor], prompts: Sequence[str], seeds: Sequence[int], scores: Sequence[Scores]
     ) -> Failures:
         """From lists of what the sockets gave. Raises ProvokeError where their numbers do not go together."""
+        for batch in images:
+            if batch.ndim != 4 or batch.shape[-1] < 3:
+                raise ProvokeError(
+                    f"One of images is {tuple(batch.shape)} (B H W C)",
+                    "pictures in colour, B H W 3",
+                    "connect an IMAGE in colour; one in grey by way of Convert Image to Mask and Convert Mask to Image",
+                )
         pictures = [picture for batch in images for picture in batch]
         count = len(pictures)
         if not 0 < count <= MOST:
@@ -57,7 +64,7 @@ class Failures:
         tell whether it is the same.
         """
         count, judged = len(self.pictures), [record for one in self.scores for record in _scored(one)]
-        records = []
+        places, records = self._places(), []
         for i, picture in enumerate(self.pictures):
             levels = eight_bit(picture)
             records.append(
@@ -65,7 +72,7 @@ class Failures:
                     "number": i + 1,
                     "prompt": _its(self.prompts, i, count),
                     "seed": _its(self.seeds, i, count),
-                    "place": i % (count // len(self.seeds)),  # among the pictures of its seed
+                    "place": places[i],
                     "width": levels.shape[1],
                     "height": levels.shape[0],
                     "sha256": hashlib.sha256(levels.tobytes()).hexdigest(),
@@ -73,6 +80,13 @@ class Failures:
                 }
             )
         return records
+
+    def _places(self) -> list[int]:
+        """Each picture's place in its sampler's batch: among those in a row with its prompt and its seed."""
+        count = len(self.pictures)
+        # by their numbers: a list may say a prompt twice, and each is a batch of its own
+        batches = [(_which(self.prompts, i, count), _which(self.seeds, i, count)) for i in range(count)]
+        return [i - batches.index(batch) for i, batch in enumerate(batches)]
 
 
 def caption(record: dict[str, Any]) -> list[str]:
@@ -108,4 +122,9 @@ def _scored(scores: Scores) -> list[dict[str, Any]]:
 
 
 def _its(values: Sequence[T], number: int, count: int) -> T:
-    return values[number * len(values) // count]
+    return values[_which(values, number, count)]
+
+
+def _which(values: Sequence[Any], number: int, count: int) -> int:
+    """Which of the values is a picture's, where each has as many in a row."""
+    return number * len(values) // count

@@ -7,6 +7,7 @@ noise a sample of N(0, I). step rule: the gradient's direction within it. Source
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,8 +145,8 @@ def searched(inputs: dict[str, Any]) -> LatentFound:
     refuse_constant(graph.noise, empty_fixed(graph.guider.model_patcher, graph.latent))
     start: list[Budget] = []
 
-    def plan(sampling: Sampling, default: Tensor) -> Plan:
-        made = make_plan(sampling, default, settings, search)
+    def plan(sampling: Sampling, plain: Callable[[], Tensor]) -> Plan:
+        made = make_plan(sampling, plain(), settings, search)
         start.append(made.budget)
         return made
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.budgets import L2
 from ..core.cases import MeanOfCases
-from ..core.errors import GradientError
+from ..core.errors import GradientError, ProvokeError
 from ..core.objectives import WeightedSum
 from ..core.problem import ImageProblem, Problem
 from ..core.search import search
@@ -19,6 +20,7 @@ from ..core.wording import MARK, Lean, Seen
 from ..host.sampling.generator import SampledImages
 from ..host.sampling.handle import Conditioning, Sampling
 from ..host.sampling.routes import EXACT, Route
+from ..host.sampling.text import TextEncoder
 from ..host.sampling.tokens import Token, in_place
 from .objective import Situation, compares
 from .prompt_search_settings import PromptSettings
@@ -73,12 +75,14 @@ class Looks:
             lambda rows: in_place(s.conditioning, s.entry, token.conditioning(text, MARK, rows)),
             self.route,
         )
-        x, rng = budget.center, torch.Generator().manual_seed(SAME)
+        x, rng, spent = budget.center, torch.Generator().manual_seed(SAME), 0.0
         try:
             for step in search(problem, budget, rule, start=x, steps=s.word_steps, rng=rng):
                 x = step["variable"]
                 self.leans += step["i"] < s.word_steps  # the last has none: the words are looked at instead
-                yield Seen(float(step["score"]), step["image"], step["cost"])
+                # a search says what it cost up to now, a look what it cost itself
+                yield Seen(float(step["score"]), step["image"], step["cost"] - spent)
+                spent = step["cost"]
         except GradientError as error:
             self.lost += 1
             if self.leans == 0 and self.lost >= HOPELESS:
@@ -129,6 +133,19 @@ class Looks:
             latents = self.sampling.sample(noise=noise, conditioning={"positive": self.usual}, seed=seed)
             self._defaults[number] = decoded(self.sampling, latents)
         return self.climbed.build(Situation(self._defaults[number], prompt=prompt))
+
+
+def check_reads_embeddings(clip: Any) -> None:
+    """Raises ProvokeError for a CLIP that vectors between the words cannot reach: before anything is loaded."""
+    encoder = TextEncoder(clip)
+    try:
+        Token(encoder, 1)
+    except ProvokeError as error:
+        raise ProvokeError(
+            error.came,
+            f"for method: gradient {error.expected}",
+            "choose method: evolution (or random), which take any text encoder",
+        ) from error
 
 
 def _nearest(words: Sequence[str], places: Tensor, moved: Tensor) -> list[str]:

@@ -20,17 +20,17 @@ from torch import Tensor
 from ..core import wording
 from ..core.batches import side_by_side
 from ..core.errors import ProvokeError
-from ..core.wording import Found, Lean, Pool, Seen
+from ..core.wording import Found, Halt, Lean, Pool, Seen
 from ..core.writing import Writer
 from ..host.api import io, schema
 from ..host.judges import passed
-from ..host.progress import drive
+from ..host.progress import check_cancelled, drive
 from ..host.sampling.handle import Conditioning, Sampling
 from ..host.stop import stoppable
 from . import prompt_search_report, prompt_search_settings
 from .load_language import InWords
 from .objective import Scores, ScoresSocket, scored_one_by_one, scores_joined
-from .prompt_looks import Looks
+from .prompt_looks import Looks, check_reads_embeddings
 from .prompt_search_report import Searched
 from .prompt_search_settings import PromptSettings
 from .prompted import Prompted, first_inputs, taken
@@ -131,6 +131,8 @@ class Run:
     def _searched(self, usual: Conditioning) -> Searched:
         s, search, notes = self.settings, self.search, list[str]()
         gradient = search.method == "gradient"
+        if gradient:
+            check_reads_embeddings(self.host.clip)
         graph = self.host.graph(usual)
         route = search.route_for(graph)
 
@@ -172,14 +174,23 @@ class Run:
         """Steps until something stops it; the best so far is shown."""
         began, state = time.monotonic(), Progress(self.search)
 
+        def poll() -> None:
+            check_cancelled()
+            if why := state.ended(time.monotonic() - began, should_stop):
+                raise Halt(why)
+
         def watched() -> Iterator[Progress]:
-            for seen in method:
-                state.take(seen, pool)
-                state.stopped = state.reason(time.monotonic() - began, should_stop)
-                yield state
-                if state.stopped:
-                    return
-            state.stopped = "nothing else can be said"
+            pool.poll = poll
+            try:
+                for seen in method:
+                    state.take(seen, pool)
+                    state.stopped = state.reason(time.monotonic() - began, should_stop)
+                    yield state
+                    if state.stopped:
+                        return
+                state.stopped = "nothing else can be said"
+            except Halt as halt:
+                state.stopped = str(halt)
             yield state
 
         drive(watched(), self.search.search_steps, lambda now: None if now.image is None else side_by_side(now.image))
@@ -246,15 +257,20 @@ class Progress:
 
     def reason(self, elapsed: float, should_stop: Callable[[], bool]) -> str:
         """Why this is the last step; "" while it goes on, as it does until there is a prompt in words."""
-        target, limit = self.search.stop_at_score, self.search.time_limit
+        target = self.search.stop_at_score
         if self.best is None:
             return ""
         if target and self.best.score >= target:
             return "the target score is reached"
         if self.steps >= self.search.search_steps:
             return "all steps done"
+        return self.ended(elapsed, should_stop)
+
+    def ended(self, elapsed: float, should_stop: Callable[[], bool]) -> str:
+        """What ends the search anywhere, also where the language model looks for a sentence for long."""
+        limit = self.search.time_limit
         if should_stop():
-            return "stopped by request, best kept"
+            return "stopped by request" + ("" if self.best is None else ", best kept")
         return f"time limit of {limit:g} s reached" if limit and elapsed >= limit else ""
 
     def searched(self, looks: Looks, pool: Pool, keep: int, evaluations: int, notes: list[str]) -> Searched:
@@ -262,9 +278,9 @@ class Progress:
         if not pool.found:
             raise ProvokeError(
                 f"No natural prompt for the template {looks.settings.template.strip()!r} has all that must stay and "
-                "nothing that must not come",
+                f"nothing that must not come, as far as the search came ({self.stopped})",
                 "sentences that the language model itself could write",
-                "raise slack or the words of a slot, lower rarest, ask for fewer words, or give a context",
+                "raise slack or the words of a slot, lower rarest, ask for fewer words, give a context, or more time",
             )
         return Searched(
             pool.best(keep), len(pool.found), pool.writer.usual, looks.leans, looks.lost, self.steps, self.stopped,

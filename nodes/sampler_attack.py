@@ -234,7 +234,13 @@ def run(
         report = f"search     none: {still}, so these are the sampler's own results"
         return _output(form, graph, [unperturbed] * attack.count, unperturbed, ExecutionBlocker(None), report)
     opened = _Opened(search, attack, make, attack.count if coupled else 1, augment, copies, smoothing)
-    found = sampler_search.run(graph, search, opened.plan, judges=judges, looks=graph.batch * attack.count)
+    found = sampler_search.run(
+        graph,
+        search,
+        lambda sampling, plain: opened.plan(sampling, plain()),
+        judges=judges,
+        looks=graph.batch * attack.count,
+    )
     variable, budget, noise, region = opened.made[0]
     moved = [variable.put(graph, rows) for rows in runs(found.selection.variable, attack.count)]
     results = [one.rendered() for one in moved]

@@ -97,7 +97,7 @@ class Found:
 def run(
     graph: Graph,
     settings: SearchSettings,
-    plan: Callable[[Sampling, Tensor], Plan],
+    plan: Callable[[Sampling, Callable[[], Tensor]], Plan],
     *,
     judges: Sequence[Held] = (),
     clip: Any = None,
@@ -106,8 +106,8 @@ def run(
     """Searches.
 
     Args:
-        plan: the opened sampling, and the pictures it gives unperturbed (B 3 H W) -> what to do there. Called once,
-            where judges may be asked and gradients work.
+        plan: the opened sampling, and what gives its pictures unperturbed (B 3 H W; a run of the sampler) -> what to do
+            there. Called once, where judges may be asked and gradients work.
         judges: what the objective computes with. clip: a CLIP that the variable goes through. looks: how many pictures
             they look at at once; the graph's batch if not given.
     """
@@ -116,7 +116,7 @@ def run(
 
     def body(sampling: Sampling) -> Found:
         with passed(*judges):
-            chosen = plan(sampling, plain_pictures(sampling))
+            chosen = plan(sampling, lambda: plain_pictures(sampling))
             return _searched(sampling, settings, chosen, route, notes, should_stop)
 
     # around everything: a request while the model loads or is looked at counts too

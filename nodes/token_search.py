@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..core.cases import Averaged, MeanOfCases
 from ..core.objectives import WeightedSum
-from ..core.problem import ImageProblem, Problem
+from ..core.problem import Evaluation, ImageProblem, Problem
 from ..core.search import sample_generators
 from ..core.steps import RandomDraws
 from ..host.sampling.generator import SampledImages
@@ -22,6 +23,7 @@ from .sampler_search import Plan, decoded
 from .sampler_sockets import SearchSettings
 from .steering import views
 
+REMEMBERED = 64  # usual pictures that are kept (in the computer's memory) for objectives that compare with them
 SELECTING = (0, 1)  # the selector's seeds: each is so many pairs of a prompt and a seed as a step has
 
 
@@ -45,6 +47,7 @@ class TokenSearch:
         self._prompts = [without(line, settings.placeholder) for line in settings.lines]
         self._compares = compares(settings.climbed, self._prompts[0])
         self._objectives: dict[int, WeightedSum] = {}
+        self._usual: dict[tuple[int, int], Tensor] = {}  # by prompt and seed
 
     def plan(self) -> Plan:
         """The search of one row."""
@@ -86,8 +89,9 @@ class TokenSearch:
 
             generator = SampledImages(sampling, pictures, rows=1, route=route)
             augment = views() if s.climbed.held and s.copies else None
-            objective = self._objective(number, noise, seed)
-            return ImageProblem(generator, objective, augment=augment, copies=s.copies if augment else 1)
+            objective, runs = self._objective(number, noise, seed)
+            copies = s.copies if augment else 1
+            return _Beside(ImageProblem(generator, objective, augment=augment, copies=copies), runs)
 
         return problem
 
@@ -97,14 +101,38 @@ class TokenSearch:
             return int(torch.randint(2**62, (1,), generator=rng))
         return (self.sampling.seed + int(torch.randint(self.settings.seeds, (1,), generator=rng))) % 2**64
 
-    @torch.no_grad()
-    def _objective(self, number: int, noise: Tensor, seed: int) -> WeightedSum:
-        """Of a prompt; one that compares gets the picture that the prompt alone gives for the seed."""
+    def _objective(self, number: int, noise: Tensor, seed: int) -> tuple[WeightedSum, int]:
+        """Of a prompt; one that compares gets the picture that the prompt alone gives for the seed. And how many runs
+        of the sampler that took."""
         prompt = self._prompts[number]
         if self._compares:
-            positive = {"positive": self.usual[number]}
-            usual = decoded(self.sampling, self.sampling.sample(noise=noise, conditioning=positive, seed=seed))
-            return self.settings.climbed.build(Situation(usual, prompt=prompt))
+            usual, runs = self._picture(number, noise, seed)
+            return self.settings.climbed.build(Situation(usual, prompt=prompt)), runs
         if number not in self._objectives:
             self._objectives[number] = self.settings.climbed.build(Situation(prompt=prompt))
-        return self._objectives[number]
+        return self._objectives[number], 0
+
+    @torch.no_grad()
+    def _picture(self, number: int, noise: Tensor, seed: int) -> tuple[Tensor, int]:
+        """Of a prompt without the token, B 3 H W, and how many runs of the sampler it took: with few seeds, and where a
+        selector asks again, it is known."""
+        key = number, seed
+        if key in self._usual:
+            return self._usual[key].to(noise.device), 0
+        positive = {"positive": self.usual[number]}
+        picture = decoded(self.sampling, self.sampling.sample(noise=noise, conditioning=positive, seed=seed))
+        if len(self._usual) == REMEMBERED:
+            del self._usual[next(iter(self._usual))]  # the oldest
+        self._usual[key] = picture.cpu()
+        return picture, 1
+
+
+class _Beside:
+    """A problem that other runs of the sampler belong to: its cost has them too."""
+
+    def __init__(self, problem: Problem, runs: int) -> None:
+        self.problem, self.runs = problem, runs
+
+    def evaluate(self, variable: Tensor, rng: torch.Generator, *, gradient: bool) -> Evaluation:
+        found = self.problem.evaluate(variable, rng, gradient=gradient)
+        return replace(found, cost=found.cost + self.runs)

@@ -108,11 +108,11 @@ class VlmInversionSampler(io.SearchNode):
         parts = settings.parts
         _refuse_edit_of_nothing(source, made.latent["samples"])
         notes: list[str] = []
-        found, samples = _run(made, settings, source, notes)
+        found, start, samples = _run(made, settings, source, notes)
         fixed = empty_fixed(made.guider.model_patcher, made.latent)
         output = {key: value for key, value in fixed.items() if not key.startswith("downscale_ratio_")}
         output["samples"] = samples
-        before, after = (_scores(made, parts, latent) for latent in (_start(made, fixed), output))
+        before, after = (_scores(made, parts, latent) for latent in ({**fixed, "samples": start}, output))
         report = vlm_inversion_report.describe(settings, found, before, after, notes, time.monotonic() - began)
         loss: object = {"loss": found.losses} if len(set(found.losses)) > 1 else ExecutionBlocker(None)
         return io.NodeOutput(output, loss, report)
@@ -192,31 +192,26 @@ def _refuse_edit_of_nothing(source: Any, samples: Tensor) -> None:
         )
 
 
-def _run(made: Graph, settings: InversionSettings, source: Any, notes: list[str]) -> tuple[Inverted, Tensor]:
-    """The search, and its latents as a LATENT has them: B C h w, what the mask keeps bit for bit the input's."""
+def _run(made: Graph, settings: InversionSettings, source: Any, notes: list[str]) -> tuple[Inverted, Tensor, Tensor]:
+    """The search, and the latents that it began at and found, as a LATENT has them: B C h w. What the mask keeps of a
+    picture is bit for bit the input's; of an empty latent it is what the host's samplers make of it."""
 
     def shown(moments: Iterator[Moment], total: int) -> Moment:
         return drive(moments, total, lambda moment: moment.picture())
 
     with stoppable() as should_stop:
 
-        def body(sampling: Sampling) -> tuple[Inverted, Tensor]:
+        def body(sampling: Sampling) -> tuple[Inverted, Tensor, Tensor]:
             found = inverted(sampling, settings, shown, should_stop, source)
             with torch.no_grad():
-                samples = sampling.latent_of(found.selection.variable)
-            if sampling.mask is not None:
-                samples = torch.where(sampling.mask != 0, samples, sampling.latent)
-            return found, samples.cpu()
+                start, samples = (sampling.latent_of(x) for x in (started(sampling), found.selection.variable))
+            if bool(sampling.latent.any()):
+                start = sampling.latent
+                if sampling.mask is not None:
+                    samples = torch.where(sampling.mask != 0, samples, start)
+            return found, start.cpu(), samples.cpu()
 
         return made.inside(body, judges=[settings.vlm], notes=notes, gradient=False, looks=made.batch)
-
-
-def _start(made: Graph, fixed: Latent) -> Latent:
-    """The latent that the search began at."""
-    if bool(fixed["samples"].any()):
-        return fixed
-    model = made.guider.model_patcher.model
-    return {**fixed, "samples": model.process_latent_out(made.noise.generate_noise(fixed).float())}
 
 
 def _scores(made: Graph, parts: Parts, latent: Latent) -> Scores:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,21 +46,23 @@ Drive = Callable[[Iterator[Moment], int], Moment]
 @dataclass(frozen=True)
 class Inverted:
     """What a run leaves. selection: the best of the last latent and the average, detached. step: the last. losses:
-    minus the score of every step. decodes, looks: pictures decoded and shown to the VLM, a latent. evaluations: of the
-    model."""
+    minus the score of every step. decodes, looks: pictures decoded and shown to the VLM, a latent. previews: decoded to
+    be seen on the way. evaluations: of the model."""
 
     selection: Selection
     step: Step
     losses: list[float]
     decodes: int
+    previews: int
     looks: int
     evaluations: int
 
     @property
     def cost(self) -> str:
         """For reports."""
+        shown = f" and {self.previews} for the preview" if self.previews else ""
         return (
-            f"{self.decodes} decodes, {self.looks} looks of the VLM a latent (with their gradients but for the "
+            f"{self.decodes} decodes{shown}, {self.looks} looks of the VLM a latent (with their gradients but for the "
             f"selection's), {self.evaluations} evaluations of the model without one"
         )
 
@@ -85,7 +86,8 @@ def inverted(
     budget = Anywhere(start, mask=sampling.mask)
     predictors = [Predictor(sampling)] if s.sds > 0 else []
     with passed(s.vlm):
-        generator = Differentiable(lambda z: decoded(sampling, sampling.latent_of(z)))
+        decodes, previews = _Decodes(sampling), _Decodes(sampling)
+        generator = Differentiable(decodes)
         problem = HardExamples(
             generator,
             s.parts.build(Situation()),
@@ -126,26 +128,29 @@ def inverted(
             ):
                 losses.append(-float(step["score"].mean()))
                 average = step["variable"] if rule.average is None else rule.average
-                yield Moment(step, average, _Picture(generator, average, shown))
+                yield Moment(step, average, _Picture(previews, average, shown))
 
         last = drive(moments(), s.steps + 1)
         candidates = {"the last latent": last.step["variable"], "the average": last.average}
         selection = select(problem, budget, candidates, seeds=SEEDS)
-    tried = last.step["i"] + 1
-    chosen = len(candidates) * len(SEEDS)
     return Inverted(
         selection,
         last.step,
         losses,
-        tried + chosen,
-        (tried + chosen) * s.looks,
+        decodes.count,
+        previews.count,
+        problem.looks,
         sum(predictor.count for predictor in predictors),
     )
 
 
 def started(sampling: Sampling) -> Tensor:
-    """Where to begin: the latent, or the noise where it is empty. B C h w, in the model's space."""
-    return sampling.model_latent if bool(sampling.model_latent.any()) else sampling.noise
+    """Where to begin: the latent, or the noise where it is empty. B C h w, in the model's space. What a mask keeps is
+    the latent in any case, as in the host's own samplers."""
+    latent, mask = sampling.model_latent, sampling.mask
+    if bool(latent.any()):
+        return latent
+    return sampling.noise if mask is None else torch.where(mask != 0, sampling.noise, latent)
 
 
 def pull_of(
@@ -167,15 +172,27 @@ def pull_of(
     return Distillation(predictors[0], low=low, high=high, high_end=end, weight=s.weighting, reference=reference)
 
 
+class _Decodes:
+    """Latents in the model's space -> pictures B 3 H W. count: how often."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling, self.count = sampling, 0
+
+    def __call__(self, z: Tensor) -> Tensor:
+        self.count += 1
+        return decoded(self._sampling, self._sampling.latent_of(z))
+
+
 class _Picture:
     """Decodes when asked, and not again before some time has passed."""
 
-    def __init__(self, generator: Any, latent: Tensor, shown: list[float]) -> None:
-        self._generator, self._latent, self._shown = generator, latent, shown
+    def __init__(self, decode: Callable[[Tensor], Tensor], latent: Tensor, shown: list[float]) -> None:
+        self._decode, self._latent, self._shown = decode, latent, shown
 
     def __call__(self) -> Tensor | None:
         if time.monotonic() - self._shown[0] < REST:
             return None
-        picture = side_by_side(self._generator(self._latent[:4]))
+        with torch.no_grad():
+            picture = side_by_side(self._decode(self._latent[:4]))
         self._shown[0] = time.monotonic()
         return picture

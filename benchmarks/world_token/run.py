@@ -48,7 +48,6 @@ HELD_SEEDS = 4  # of a prompt, in one batch; other seeds than any in learning
 CURVE = 24  # prompts of the curve, of which `placed` takes none
 FULL = {"targets": len(TARGETS), "prompts": 40, "steps": LEARN["search_steps"], "states": 300}
 QUICK = {"targets": 1, "prompts": 4, "steps": 2, "states": 2}
-BAR = 0.85  # of issue 8: the target is there
 Thing = tuple[str, str]  # colour, shape
 
 

@@ -111,6 +111,7 @@ def test_the_hardest_copies_alone_give_the_gradient() -> None:
         scores.append(score.detach())
     assert torch.equal(draw.get_state(), after)  # what is drawn afterwards does not depend on the choice
     worst = torch.stack(scores).argsort(0)[:hardest]
+    assert problem.looks == copies + len(worst.unique())
     wanted = torch.zeros_like(image)
     for place in worst:
         for item, copy in enumerate(place.tolist()):

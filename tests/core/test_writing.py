@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
 
 from provoke.core.errors import ProvokeError
 from provoke.core.template import CLOSE, Draft, Filling, Template
-from provoke.core.wording import Lean, Pool, Seen, at_random, by_gradient, evolution
+from provoke.core.wording import PATIENCE, VAIN, Halt, Lean, Pool, Seen, at_random, by_gradient, evolution
 from provoke.core.writing import Rules, Writer
 
 COLOURS = {"red": 0.5, "blue": 0.3, "grey": 0.195, "zinc": 0.005}
@@ -213,6 +213,40 @@ def test_the_same_seed_goes_the_same_way() -> None:
             list(islice(steps_of(one, method, seed), 20))
             ways.append(list(one.found))
         assert ways[0] == ways[1] != ways[2]
+
+
+@pytest.mark.parametrize("method", ["random", "evolution", "gradient"])
+def test_where_no_sentence_is_natural_the_tries_are_few_and_whoever_drives_is_asked(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, polls, tries = pool(), list[int](), list[int]()
+    completed = one.writer.completed
+
+    def counted(draft: Draft, rng: torch.Generator) -> Filling | None:
+        tries.append(draft.slot)
+        return completed(draft, rng)
+
+    def poll() -> None:
+        polls.append(len(tries))
+
+    monkeypatch.setattr(one.writer, "completed", counted)
+    monkeypatch.setattr(one.writer, "options", lambda draft: [(f"word{i}", 0.0) for i in range(20)])
+    monkeypatch.setattr(one.writer, "fits", lambda filling: False)
+    one.poll = poll
+    seen = [step for step in steps_of(one, method) if step.filling is not None]
+    assert not seen
+    assert not one.found
+    # in one place, and then at random; of as many prompts as evolution begins with
+    assert len(tries) == {"random": 1, "evolution": 6, "gradient": VAIN + 1}[method] * PATIENCE
+    assert polls
+    assert max(b - a for a, b in pairwise([0, *polls])) <= 1  # after each try
+
+    def halt() -> None:
+        raise Halt("enough")
+
+    one.poll = halt
+    with pytest.raises(Halt, match="enough"):
+        list(steps_of(one, method))
 
 
 def test_naturalness_counts_by_its_weight() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -144,6 +147,41 @@ def test_the_saved_token_gives_the_pictures_again(nodes, graph, objective, famil
     assert len(out.loss["loss"]) == 3
 
 
+def test_a_prompt_says_the_name_as_a_file_has_it_and_a_taken_one_is_said(nodes, graph, objective) -> None:
+    """Save Embedding's own prompts say what it wrote."""
+    one = graph()
+    first = run(nodes, one, objective=objective, name="a\\b.safetensors", search_steps=1)
+    assert first.embedding.name == "a/b"
+    assert first.prompt == ["a dog in the snow embedding:a/b", "a embedding:a/b house"]
+    assert "already" not in first.report
+    assert execute(nodes.SaveEmbedding, embedding=first.embedding)[:2] == ("a/b", first.prompt)
+    second = run(nodes, one, objective=objective, name="a/b", search_steps=1)
+    assert "there is an embedding:a/b already" in second.report
+    assert execute(nodes.SaveEmbedding, embedding=second.embedding)[:2] == (
+        "a/b-2",
+        ["a dog in the snow embedding:a/b-2", "a embedding:a/b-2 house"],
+    )
+
+
+def test_a_failure_report_makes_the_pictures_again(nodes, graph, objective, tmp_path: Path, monkeypatch) -> None:
+    """From each record alone, bit for bit: its prompt, its seed, its place in the batch."""
+    import folder_paths
+
+    from provoke.host.contact_sheet import eight_bit
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    one = graph("sd15", batch=2)
+    out = run(nodes, one, objective=objective, prompts=f"{PROMPTS}\na tree")
+    name, prompts, _ = execute(nodes.SaveEmbedding, embedding=out.embedding)
+    with torch.inference_mode():
+        given = [[out.images], prompts, [SEED], [""], ["failures/report"], [name]]
+        told = json.loads(nodes.FailureReport.execute(*given).args[1])["pictures"]
+    assert [record["place"] for record in told] == [0, 1] * 3
+    for record in told:
+        again = one.pictures(one.encode(record["prompt"]))[record["place"]]
+        assert hashlib.sha256(eight_bit(again).tobytes()).hexdigest() == record["sha256"]
+
+
 def test_a_batch_of_latents_is_drawn_for_every_prompt(nodes, graph, objective) -> None:
     one = graph(batch=2)
     out = run(nodes, one, objective=objective)
@@ -173,6 +211,31 @@ def test_the_same_seed_finds_the_same_and_the_host_is_as_it_was(nodes, graph, ob
     assert not torch.equal(found[0], found[2])
     assert torch.equal(one.pictures(one.encode("a dog")), before)
     assert torch.equal(one.encode("a dog")[0][0], text)
+
+
+@pytest.mark.parametrize(("seeds", "usual"), [(1, 2), (0, 2 * (3 + 2))])
+def test_the_cost_that_is_said_is_what_is_run(nodes, graph, monkeypatch, seeds: int, usual: int) -> None:
+    """Also of the pictures that an objective compares with: with one seed there is one for each prompt. Two candidates
+    that are compared under two seeds share theirs."""
+    from provoke.host.sampling.handle import Sampling
+    from provoke.nodes import sampler_search
+
+    ran: list[bool] = []
+    sample = Sampling.sample
+
+    def counted(self: Sampling, **choices: Any) -> Tensor:
+        ran.append(True)
+        return sample(self, **choices)
+
+    monkeypatch.setattr(Sampling, "sample", counted)
+    monkeypatch.setattr(sampler_search, "plain_pictures", lambda *_: pytest.fail("nobody asks for this picture"))
+    apart = execute(nodes.DistanceObjective)[0]
+    choices = {"method": "random", "seeds": seeds, "search_seed": 9}  # the selector's seeds are 0 and 1
+    report = run(nodes, graph(), objective=apart, **choices).report
+    found = re.search(r"(\d+) evaluations of the model a result .* one run of the sampler is (\d+)\)", report)
+    runs = int(found.group(1)) // int(found.group(2))
+    # two pairs in each of three steps, and of two candidates under two seeds
+    assert runs == len(ran) == 2 * (3 + 2 * 2) + usual
 
 
 @pytest.mark.parametrize("budget", ["box (SAGE)", "ball", "norm band"])

@@ -135,7 +135,7 @@ def test_which_judge_said_what(nodes: ModuleType, output: Path) -> None:
     prompts = [" ".join(scene.facts.objects[0]) for scene in scenes]
     told = json.loads(report(nodes, images=[images], scores=parts, prompts=prompts, seed=[1, 2]).args[1])["pictures"]
     assert [one["prompt"] for one in told] == prompts
-    assert [(one["seed"], one["place"]) for one in told] == [(1, 0), (1, 1), (2, 0), (2, 1)]  # image-major
+    assert [(one["seed"], one["place"]) for one in told] == [(1, 0), (1, 0), (2, 0), (2, 0)]  # each prompt a batch
     totals = torch.cat([scores.total for scores in parts]).tolist()
     assert [one["score"] for one in told] == totals
     for one, agrees in zip(told, torch.cat([scores.agreed for scores in parts]).tolist(), strict=True):
@@ -143,6 +143,26 @@ def test_which_judge_said_what(nodes: ModuleType, output: Path) -> None:
         assert list(votes) == list(SEARCHED[:2])
         assert one["agreed"] is agrees is all(value > 0 for value in votes.values())
     assert told[2]["agreed"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "places"),
+    [
+        (1, 1, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),  # Search Noise
+        (3, 1, [0, 1, 2, 3] * 3),  # Learn Token: a batch to each prompt
+        (1, 4, [0, 1, 2] * 4),
+        (3, 6, [0, 1] * 6),  # Search Prompt: a batch to each prompt and seed
+        (12, 12, [0] * 12),
+        (2, 3, [0, 1, 2, 3, 0, 1, 0, 1, 0, 1, 2, 3]),
+    ],
+)
+def test_a_place_is_that_in_the_batch_of_a_prompt_and_a_seed(
+    nodes: ModuleType, output: Path, prompts: int, seeds: int, places: list[int]
+) -> None:
+    _, images = some(12)
+    asked = {"prompts": ["the same"] * prompts, "seed": list(range(seeds))}
+    told = json.loads(report(nodes, images=[images], **asked).args[1])["pictures"]
+    assert [one["place"] for one in told] == places
 
 
 def test_figures_that_are_none_are_null_and_strange_text_is_kept(nodes: ModuleType, output: Path) -> None:
@@ -218,6 +238,8 @@ def test_what_does_not_go_together_is_refused_in_words(nodes: ModuleType, output
         ({"scores": [scores]}, "2 scores for 3 pictures"),
         ({"images": [images[:0]]}, "0 pictures came in"),
         ({"images": [images[:1].expand(401, -1, -1, -1)]}, "401 pictures"),
+        ({"images": [images[:1], images[1:, ..., :1]]}, r"\(2, 64, 64, 1\) \(B H W C\)"),
+        ({"images": [images[..., 0]]}, r"\(3, 64, 64\) \(B H W C\)"),
         (
             {"noise": [{"samples": torch.zeros(1, 4, 8, 8)}, {"samples": torch.zeros(1, 4, 9, 8)}]},
             "of different sizes",

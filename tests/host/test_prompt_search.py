@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -211,14 +214,21 @@ def test_each_prompt_can_be_compared_with_itself(nodes, run, graph) -> None:
 def test_its_outputs_go_into_a_failure_report(nodes, run, graph, tmp_path: Path, monkeypatch) -> None:
     import folder_paths
 
+    from provoke.host.contact_sheet import eight_bit
+
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
-    out = run(graph(), method="random", seeds=2, keep=2, search_steps=4)
+    one = graph(batch=2)
+    out = run(one, method="random", seeds=2, keep=2, search_steps=4)
     with torch.inference_mode():
         report = nodes.FailureReport.execute(
             [out.images], out.prompts, out.seeds, ["notes"], ["failures/report"], [""], scores=[out.judged]
         ).args[1]
-    for prompt in out.prompts:
-        assert prompt in report
+    told = json.loads(report)["pictures"]
+    assert len(told) == len(out.images) == 8
+    for record in told:  # alone it makes the picture again, bit for bit
+        again = one.pictures(one.encode(record["prompt"]), record["seed"])[record["place"]]
+        assert hashlib.sha256(eight_bit(again).tobytes()).hexdigest() == record["sha256"]
+    assert [record["prompt"] for record in told] == [prompt for prompt in out.prompts for _ in range(4)]
 
 
 # ---------------------------------------------------------------------------------------------- the gradient
@@ -285,6 +295,15 @@ def test_an_objective_without_a_slope_is_an_error_and_none_for_evolution(nodes, 
         run(one, objective=flat, method="gradient", search_steps=30)
 
 
+def test_the_cost_of_looks_with_a_gradient_is_counted_once(run, graph) -> None:
+    """Two runs each where every graph is kept, one for a look without; a place's steps do not count those before."""
+    report = run(graph(), method="gradient", search_steps=9, word_steps=3).report
+    leans = int(re.search(r"(\d+) looks with a gradient", report).group(1))
+    assert leans >= 3
+    assert "every evaluation's graph kept" in report
+    assert f"cost       {9 + leans} runs of the sampler" in report
+
+
 def test_every_route_leads_somewhere(run, graph) -> None:
     for route in ("one-step", "last steps", "residual"):
         out = run(graph(), route=route, method="gradient")
@@ -330,7 +349,51 @@ def test_a_score_or_a_time_ends_it(run, graph) -> None:
     assert "time limit" in run(graph(), method="random", search_steps=5000, time_limit=0.01).report
 
 
+@pytest.mark.parametrize("method", ["gradient", "evolution", "random"])
+def test_a_search_without_a_prompt_can_be_ended_too(run, graph, monkeypatch, method: str) -> None:
+    """Where the rules leave hardly a sentence no step comes for long: request, limit and cancel count between them."""
+    import comfy.model_management as mm
+
+    from provoke.core.writing import Writer
+    from provoke.host import stop
+
+    tried: list[int] = []
+
+    def never(self: Writer, filling: Any) -> bool:
+        tried.append(1)
+        if len(tried) == 2:
+            stop.stop("")
+        return False
+
+    monkeypatch.setattr(Writer, "fits", never)
+    with pytest.raises(ProvokeError, match=r"No natural prompt.*\(stopped by request\)"):
+        run(graph(), method=method)
+    assert len(tried) < 10
+    with pytest.raises(ProvokeError, match=r"No natural prompt.*\(time limit of 0.01 s reached\)"):
+        run(graph(), method=method, time_limit=0.01)
+    monkeypatch.setattr(Writer, "fits", lambda self, filling: mm.interrupt_current_processing(True) or False)
+    with pytest.raises(mm.InterruptProcessingException):
+        run(graph(), method=method)
+
+
 # ---------------------------------------------------------------------------------------------- what is refused
+
+
+def test_a_text_encoder_that_reads_no_files_is_refused_for_the_gradient_before_the_run(
+    run, graph, monkeypatch, tmp_path
+) -> None:
+    from provoke.host.sampling.graph import Graph as Opened
+    from provoke.tools.tiny_encoders import text_encoder
+
+    one = graph(batch=1)
+    one.clip = text_encoder("qwen-image", embeddings=[str(tmp_path)])
+
+    def opened(*_: Any, **__: Any) -> None:
+        pytest.fail("nothing is to be loaded for this")
+
+    monkeypatch.setattr(Opened, "inside", opened)
+    with pytest.raises(ProvokeError, match=r"reads no embedding files.*choose method: evolution"):
+        run(one, method="gradient")
 
 
 @pytest.mark.parametrize(

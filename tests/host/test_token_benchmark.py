@@ -68,3 +68,24 @@ def test_a_random_move_is_as_far_and_is_another() -> None:
     moved = moved_as_far(vectors, start, 0)
     torch.testing.assert_close((moved - start).norm(dim=1), (vectors - start).norm(dim=1))
     assert not torch.allclose(moved, vectors, atol=0.1)
+
+
+def test_the_page_says_whether_the_bar_is_held() -> None:
+    """By the interval's lower end, for the tokens of every part; random ones are no contenders."""
+    from provoke.benchmarks.rates import clustered
+    from provoke.benchmarks.world_token.page import BAR, page
+
+    def row(right: int) -> dict[str, Any]:
+        found = clustered([[number < right] for number in range(100)])
+        return dict.fromkeys(("target", "own", "both", "clean", "target, and the second CLIP"), found)
+
+    curve = {"1 vector, 2": row(10), "1 vector, 8": row(99), "1 vector, best of random tokens": row(100)}
+    sizes = {"date": "2026-01-01", "command": "python dev.py run it", "sizes": {"steps": 3}, "pairs": 2}
+    said = page({"curve": {**sizes, "found": {**curve, "the words": row(88)}}})
+    assert BAR == 0.85
+    assert "1 vector, the best of 2: held at 99 (95 to 100)" in said
+    assert "the words: reached at 88 (80 to 93), not by the interval's lower end" in said
+    assert "Made before" not in said
+    told = page({"states": {"date": "2026-01-01", "found": {"1": {"before": 1.0, "after": 0.5, **row(0)}}}})
+    assert "1 vector: missed at 0 (0 to 4)" in told
+    assert "Made before commands were kept; sizes: the first target, 100 prompts with 100 pictures" in told

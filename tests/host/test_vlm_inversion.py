@@ -146,16 +146,20 @@ def test_a_latent_like_the_input_that_repeats(nodes, graph, vlm, family: str) ->
     assert ", 3 evaluations of the model" in out.report
 
 
-@pytest.mark.parametrize(("source", "evaluations"), [(False, 3), (True, 6)])
+@pytest.mark.parametrize(
+    ("source", "evaluations", "hardest", "batch"),
+    [(False, 3, 0, 1), (True, 6, 0, 1), (False, 3, 1, 1), (False, 3, 1, 2)],
+)
 def test_the_cost_that_is_said_is_what_is_counted(
-    nodes, graph, vlm, tiny, monkeypatch: pytest.MonkeyPatch, source: bool, evaluations: int
+    nodes, graph, vlm, tiny, monkeypatch: pytest.MonkeyPatch, source: bool, evaluations: int, hardest: int, batch: int
 ) -> None:
-    """One decode a step; of the VLM a look a copy; of the model an evaluation, of an edit two."""
+    """One decode a step; of the VLM a look a copy, and one more at each of the hardest; of the model an evaluation, of
+    an edit two."""
     from provoke.host.decode import Decoder
     from provoke.scorers.blip2 import Blip2Matching
 
     counted = {"decodes": 0, "looks": 0, "evaluations": 0}
-    one = graph(latent=tiny.picture_latent("sd15", seed=3))
+    one = graph(latent=tiny.picture_latent("sd15", seed=3, batch=batch))
 
     def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def counts(*args: Any, **more: Any) -> Any:
@@ -169,10 +173,15 @@ def test_the_cost_that_is_said_is_what_is_counted(
     net = type(one.model.model.diffusion_model)
     monkeypatch.setattr(net, "forward", counting("evaluations", net.forward))
     extra = {"source": tiny.conditioning("sd15", seed=7)} if source else {}
-    report = run(nodes, one, vlm, copies=4, **extra).report
-    measured = 2 + 2  # both its losses to count the room, and the host's own pictures of the start and the end
-    assert counted == {"decodes": 8, "looks": 32 + measured, "evaluations": evaluations}
-    said = f"8 decodes, 32 looks of the VLM a latent (with their gradients but for the selection's), {evaluations} "
+    report = run(nodes, one, vlm, copies=4, hardest=hardest, polish=0.0, **extra).report
+    measured = 2 + 2 * batch  # both its losses to count the room, and the host's own pictures of the start and the end
+    looks = counted.pop("looks") - measured
+    assert counted == {"decodes": 8, "evaluations": evaluations}
+    # three steps with a gradient; in a batch each latent has its own hardest copy
+    assert 32 + 3 * hardest <= looks <= 32 + 3 * hardest * batch
+    said = (
+        f"8 decodes, {looks} looks of the VLM a latent (with their gradients but for the selection's), {evaluations} "
+    )
     assert said in report
 
 
@@ -207,6 +216,32 @@ def test_what_the_mask_keeps_is_bit_for_bit_the_inputs(nodes, graph, vlm, tiny) 
     assert torch.equal(out.samples[..., :4], one.latent["samples"][..., :4])
     assert not torch.equal(out.samples[..., 4:], one.latent["samples"][..., 4:])
     assert out.output["noise_mask"] is one.latent["noise_mask"]
+
+
+def test_what_the_mask_keeps_of_an_empty_latent_is_what_the_hosts_samplers_keep(
+    nodes, graph, vlm, tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both forms, from the start on: the search sees what comes out, and the score before is that of the start."""
+    from provoke.nodes import vlm_inversion
+
+    said: list[str] = []
+    monkeypatch.setattr(vlm_inversion, "reported", said.append)
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1
+    one = graph(latent=tiny.empty_latent("sd15", mask=mask))
+    kept = one.plain()[..., :4]
+    torch.testing.assert_close(kept, torch.zeros_like(kept), atol=1e-6, rtol=0)  # rounded there, at every step
+    out = run(nodes, one, vlm)
+    found, _ = advanced(one, sampler(nodes, one, vlm))
+    for samples in (out.samples, found):
+        assert not bool(samples[..., :4].any())
+        assert bool(samples[..., 4:].any())
+    before = [re.findall(r"latent 1  \S+ \((\S+)\)", report) for report in (out.report, *said)]
+    assert len(before) == 2
+    assert len(before[0]) == 2
+    assert [float(value) for value in before[0]] == pytest.approx([float(value) for value in before[1]], rel=1e-2)
+    unmasked = run(nodes, graph(), vlm)
+    assert re.findall(r"latent 1  \S+ \((\S+)\)", unmasked.report) != before[0]
 
 
 def test_an_image_does_not_depend_on_its_neighbours(nodes, graph, vlm, tiny) -> None:
@@ -606,9 +641,10 @@ def test_the_average_is_shown_now_and_then(nodes, graph, vlm) -> None:
 
     comfy.utils.set_progress_bar_global_hook(hook)
     try:
-        run(nodes, graph(), vlm)
+        report = run(nodes, graph(), vlm).report
     finally:
         comfy.utils.set_progress_bar_global_hook(before)
+    assert re.search(r"8 decodes and [1-4] for the preview, 16 looks", report)
     assert any(shown)
     assert not all(shown)
 
