@@ -2,7 +2,8 @@
 
 One event, only to the client that queued the prompt: `provoke.curve`. A search's first says where it belongs (client,
 workflow, node) and gives it a number; those after it have the number and what is new, at most every INTERVAL. GET
-/provoke/curves?client=...&workflow=... gives the last curve of every node of that client's workflow, running or over.
+/provoke/curves?client=...&workflow=... gives the last curve of every node of that client's workflow, running or over,
+and what that client has running elsewhere.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ LOG = logging.getLogger(__name__)
 
 S = TypeVar("S")
 
-_numbers = itertools.count(1)
+# From the time on, in milliseconds, which JavaScript has exactly: pages outlive the server, and one that began at 1
+# again would give numbers that they know to other searches.
+_numbers = itertools.count(time.time_ns() // 1_000_000)
 _running: dict[str, Run] = {}  # by node id; a prompt runs one node at a time
 _ended: list[Run] = []  # the one that ended last, until its node's output takes it along
 _last: OrderedDict[tuple[str, str, str], Run] = OrderedDict()  # by client, workflow and node
@@ -132,6 +135,12 @@ def running() -> Iterator[Run]:
         _ended[:] = [run]
 
 
+def number(node: str) -> int | None:
+    """Of the search that runs in a node now, as its page knows it."""
+    run = _running.get(node)
+    return None if run is None else run.number
+
+
 def reported(report: str) -> None:
     """For a search whose node has no output for a report (a SAMPLER's runs in the host's own node): the running node
     shows it beneath its chart, and the host's log has it."""
@@ -167,10 +176,20 @@ def _workflow_of(server: Any, prompt: str) -> str:
     return ""
 
 
+def known(client: str, workflow: str) -> list[Run]:
+    """For a page: the last search of each node of its workflow, and those that still run in another one of its
+    workflows, the latest last. A page that has all of these needs to ask once only."""
+    return [
+        run
+        for (whose, where, _), run in list(_last.items())
+        if whose == client and (where == workflow or not run.curve.over)
+    ]
+
+
 def register_curves_route() -> None:
     """GET /provoke/curves?client=...&workflow=... on the host's server, if this process has one.
 
-    Answers {"curves": [...]}: the last search of each node, the latest last.
+    Answers {"curves": [...]}, see `known`.
     """
     server = page_server()
     if server is None:
@@ -179,6 +198,5 @@ def register_curves_route() -> None:
 
     @server.routes.get(ROUTE)
     async def answer(request: web.Request) -> web.Response:
-        wanted = (request.query.get("client", ""), request.query.get("workflow", ""))
-        found = [run.whole() for key, run in list(_last.items()) if key[:2] == wanted]
-        return web.json_response({"curves": found})
+        found = known(request.query.get("client", ""), request.query.get("workflow", ""))
+        return web.json_response({"curves": [run.whole() for run in found]})

@@ -101,7 +101,7 @@ class Tab:
         # what the host looks for and lacks is its own affair, and so are the models of its default workflow
         where = message.location["url"]
         lacks = "Failed to load resource" in message.text and "/extensions/provoke/" not in where
-        host = lacks or "missingModelDownload" in where or "before initialization" in message.text
+        host = lacks or "missingModelDownload" in where
         if message.type == "error" and not host:
             self.complaints.append(f"{message.text} ({where})")
 

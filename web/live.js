@@ -15,9 +15,12 @@ const panels = new WeakMap();
 /** @type {object[]|null} events that came while the server is being asked; null while it is not */
 let waiting = null;
 let again = false;
+/** @type {Set<number>} runs whose beginning this page did not hear, and that it has asked about: once is enough */
+const askedAbout = new Set();
 
+/** The root of the open workflow; undefined while the page loads (newer pages complain if asked for it then). */
 function graph() {
-  return app.rootGraph ?? app.graph;
+  return app.isGraphReady === false ? undefined : (app.rootGraph ?? app.graph);
 }
 
 /**
@@ -61,14 +64,33 @@ function withOutputs() {
   return Object.values(app.nodeOutputs ?? {}).flatMap((output) => output?.[OUTPUT] ?? []);
 }
 
-/** Everything that the server knows of the open workflow, as this tab queued it. */
+/** @param {object} whole a search as the server has it; the page may have it already, with its pace */
+function renew(whole) {
+  const search = searches.get(whole.run);
+  if (search && search.over === whole.over && search.step >= whole.step) show(search);
+  else begin(whole);
+}
+
+/** @param {object[]} curves what the server has: a search that is not among them has ended with a server before it */
+function forget(curves) {
+  const known = new Set(curves.map(({ run }) => run));
+  for (const search of searches.values()) {
+    if (search.over || !search.workflow || known.has(search.run)) continue; // it remembers none without a workflow
+    search.lose();
+    show(search);
+  }
+}
+
+/** Everything that the server knows of the open workflow, as this tab queued it, and what runs in this tab's others. */
 async function restore() {
-  const query = new URLSearchParams({ client: api.clientId ?? "", workflow: String(graph()?.id ?? "") });
+  const workflow = String(graph()?.id ?? "");
+  const query = new URLSearchParams({ client: api.clientId ?? "", workflow });
   try {
     const answer = await api.fetchApi(`/provoke/curves?${query}`);
-    const curves = answer.status === 200 ? (await answer.json()).curves : [];
-    const known = new Set(curves.map(({ node }) => node));
-    for (const whole of [...curves, ...withOutputs().filter(({ node }) => !known.has(node))]) begin(whole);
+    const curves = answer.status === 200 ? (await answer.json()).curves : null;
+    if (curves) forget(curves);
+    const known = new Set(curves?.filter((whole) => whole.workflow === workflow).map(({ node }) => node));
+    for (const whole of [...(curves ?? []), ...withOutputs().filter(({ node }) => !known.has(node))]) renew(whole);
   } catch (error) {
     console.error("Provoke:", error);
   }
@@ -88,7 +110,7 @@ async function ask() {
   for (const detail of heard) take(detail);
 }
 
-/** @param {object} detail of an event. A search that is not known has begun before this page; it is asked for once. */
+/** @param {object} detail of an event; of a search that is not known it says too little */
 function take(detail) {
   const search = searches.get(detail.run);
   if (detail.workflow !== undefined) begin(detail);
@@ -98,8 +120,12 @@ function take(detail) {
   }
 }
 
+/** @param {object} detail of an event. A search that is not known has begun before this page; it is asked for once. */
 function hear(detail) {
-  if (!waiting && detail.workflow === undefined && !searches.has(detail.run)) ask();
+  if (!waiting && detail.workflow === undefined && !searches.has(detail.run) && !askedAbout.has(detail.run)) {
+    askedAbout.add(detail.run);
+    ask();
+  }
   if (waiting) waiting.push(detail);
   else take(detail);
 }

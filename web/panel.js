@@ -1,6 +1,6 @@
 // What a node shows of its search: the chart, a line of words, and the button that ends it.
 import { Chart, short } from "./chart.js";
-import { stopButton } from "./stop.js";
+import { StopButton } from "./stop.js";
 
 const NAME = "provoke_live";
 const HEIGHT = 150; // pixels that it takes on the node
@@ -34,6 +34,12 @@ export class Search {
     Object.assign(this, rest);
     this._pace.push([news.step, news.seconds]);
     if (this._pace.length > RECENT) this._pace.shift();
+  }
+
+  /** It ended with its server, which told nobody. */
+  lose() {
+    this.over = true;
+    this.said = "lost: the server no longer knows of it";
   }
 
   /** Seconds that it still takes, by its pace of late; null while that is unknown. */
@@ -72,10 +78,10 @@ export class Panel {
     this._words = line("provoke-words");
     this._chart = new Chart();
     this._legend = line("provoke-legend");
-    this._stop = stopButton(() => this._search?.node ?? "");
+    this._stop = new StopButton();
     const foot = document.createElement("div");
     foot.className = "provoke-foot";
-    foot.append(this._legend, this._stop);
+    foot.append(this._legend, this._stop.element);
     this.element = document.createElement("div");
     this.element.className = "provoke-live";
     this._report = document.createElement("pre");
@@ -128,6 +134,7 @@ export class Panel {
     const { over, step, steps, points, best } = this._search;
     this._tell(this._search.report ?? "");
     this.element.classList.toggle("provoke-running", !over);
+    this._stop.follow(this._search);
     this.element.dataset.step = String(step);
     this._words.textContent = this._search.words();
     this._words.title = this._words.textContent;

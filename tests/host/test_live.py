@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +38,7 @@ def live(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(live, "INTERVAL", 0.0)
     monkeypatch.setattr(live, "_ended", [])
+    monkeypatch.setattr(live, "_last", OrderedDict())
     return live
 
 
@@ -105,6 +107,27 @@ def test_a_page_that_asks_later_gets_the_last_search(live: Any, page: Page) -> N
     page.client_id = "another"
     list(live.charted(all_steps([[0.0], [9.0]]), 2))
     assert live._last["tab", "flow", "12:5"] is run  # two tabs do not mix
+
+
+@pytest.mark.usefixtures("node")
+def test_a_page_with_another_workflow_in_front_gets_what_runs_and_no_more(live: Any, page: Page) -> None:
+    """Or it would ask again at every event."""
+    steps = live.charted(all_steps([[0.0], [1.0], [2.0]]), 3)
+    next(steps)
+    (run,) = live.known("tab", "another")
+    assert (run.node, run.workflow) == ("12:5", "flow")
+    assert live.known("tab", "flow") == [run]
+    assert live.known("another tab", "flow") == live.known("another tab", "another") == []
+    list(steps)
+    assert live.known("tab", "another") == []
+    assert live.known("tab", "flow") == [run]
+
+
+def test_a_server_that_started_again_does_not_use_numbers_again(live: Any) -> None:
+    """Pages know the old ones."""
+    number = live.Run("5").number
+    assert number > 1.7e12  # milliseconds: it began after 2023
+    assert number < 2**53  # JavaScript has it exactly
 
 
 @pytest.mark.usefixtures("node")
