@@ -212,10 +212,10 @@ class Tab:
         )
 
     def lines(self) -> list[str]:
-        """The curves of the first chart, as SVG paths."""
+        """The curves of the first chart, as SVG paths, by image."""
         found: list[str] = self.page.evaluate(
             "() => [...(document.querySelector('.provoke-live')?.querySelectorAll('.provoke-line') ?? [])]"
-            ".map((line) => line.getAttribute('d'))"
+            ".sort((one, other) => one.dataset.image - other.dataset.image).map((line) => line.getAttribute('d'))"
         )
         return found
 

@@ -131,14 +131,15 @@ export class Panel {
 
   _draw() {
     this.mount();
-    const { over, step, steps, points, best } = this._search;
+    const { over, step, steps, images, points, best } = this._search;
+    const words = this._search.words();
     this._tell(this._search.report ?? "");
     this.element.classList.toggle("provoke-running", !over);
     this._stop.follow(this._search);
     this.element.dataset.step = String(step);
-    this._words.textContent = this._search.words();
-    this._words.title = this._words.textContent;
-    this._chart.draw({ steps, points, best });
+    this._words.textContent = words;
+    this._words.title = words;
+    this._chart.draw({ steps, images, points, best, words });
     const used = points.length ? points[points.length - 1][1] : null;
     this._legend.textContent = used === null ? "objective: more is better" : `objective; dashed: ${Math.round(100 * used)} % of the budget used`;
   }

@@ -13,7 +13,7 @@ from provoke.tools.browser import RENDERERS, Tab
 from provoke.tools.server import Server
 
 from .conftest import node_of
-from .test_runs import KIND, NAME, SEED, SEEDS, searching
+from .test_runs import COUNT, KIND, NAME, SEED, SEEDS, searching
 
 Graphs = Callable[[str], dict[str, Any]]
 # what a person does who selects a node and turns it into a subgraph
@@ -140,38 +140,87 @@ def test_two_tabs_do_not_mix(tab: Tab, chromium: Any, server: Server, graph: Gra
         other.close()
 
 
-def test_it_can_be_read_in_light_and_in_dark(tab: Tab, graph: Graphs) -> None:
-    """Contrast of words and ground by WCAG 2: at least 4.5 for text."""
-    tab.load(NAME, searching(graph, 2))
+def test_lines_are_told_apart_and_told_of(tab: Tab, graph: Graphs) -> None:
+    """By colours, dashes where those are used up, and words for who does not see it."""
+    made = searching(graph, 3)
+    node_of(made, KIND)["widgets_values"][COUNT] = 10
+    tab.load(NAME, made)
     tab.frame()
     tab.run()
     assert tab.wait_for_end() == "execution_success"
+    tab.wait_for_words("all steps done")
+    lines = tab.page.evaluate(
+        "() => [...document.querySelectorAll('.provoke-line')].map((line) => [Number(line.dataset.image),"
+        " getComputedStyle(line).stroke, getComputedStyle(line).strokeDasharray,"
+        " line.querySelector('title').textContent, line.classList.contains('provoke-best')])"
+    )
+    assert lines[-1][4]  # on top of the others
+    lines.sort()
+    assert [image for image, *_ in lines] == list(range(10))
+    assert len({(colour, dashes) for _, colour, dashes, *_ in lines}) == 10
+    assert len({colour for _, colour, *_ in lines[:8]}) == 8
+    assert [dashes == "none" for _, _, dashes, *_ in lines] == [True] * 8 + [False] * 2
+    assert lines[2][3] == "image 3 of 10"
+    assert sum(best for *_, best in lines) == 1
+    (said,) = tab.charts()
+    assert said in tab.page.get_by_role("img", name="The objective of each image").get_attribute("aria-label")
+
+
+def test_it_can_be_read_in_light_and_in_dark(tab: Tab, graph: Graphs) -> None:
+    """Contrast with the ground by WCAG 2: at least 4.5 for the words, 3 for the lines and for what is said in grey."""
+    made = searching(graph, 2)
+    node_of(made, KIND)["widgets_values"][COUNT] = 9  # more lines than there are colours
+    tab.load(NAME, made)
+    tab.frame()
+    tab.run()
+    assert tab.wait_for_end() == "execution_success"
+    tab.wait_for_words("all steps done")
     for renderer in RENDERERS:
         tab.render(renderer)
         for palette in ("dark", "light"):
             tab.set("Comfy.ColorPalette", palette)
             tab.page.wait_for_timeout(500)
-            assert contrast(tab) > 4.5, (renderer, palette)
+            (words,) = contrasts(tab, ".provoke-words")
+            assert words > 4.5, (renderer, palette)
+            assert len(contrasts(tab, ".provoke-line")) == 9
+            for drawn in (".provoke-line", ".provoke-distance", ".provoke-high, .provoke-low", ".provoke-legend"):
+                assert all(found >= 3 for found in contrasts(tab, drawn)), (renderer, palette, drawn)
     tab.set("Comfy.ColorPalette", "dark")
 
 
-def contrast(tab: Tab) -> float:
-    """Of the words above the chart, with what is behind them."""
-    colours = tab.page.evaluate(
-        """() => {
-            const box = getComputedStyle(document.querySelector('.provoke-live'));
-            const drawn = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-            return [box.color, box.backgroundColor].map((colour) => {
-                drawn.clearRect(0, 0, 1, 1);
-                drawn.fillStyle = colour;
-                drawn.fillRect(0, 0, 1, 1);
-                return [...drawn.getImageData(0, 0, 1, 1).data];
-            });
-        }"""
-    )
-    assert colours[1][3] == 255, "what is behind the chart would shine through"
-    light, dark = sorted((luminance(colour) for colour in colours), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
+# Of each element that a selector finds: the colour that it is drawn in, with how much of the
+# ground shines through, and the ground.
+COLOURS = """(selector) => {
+    const box = document.querySelector('.provoke-live');
+    const ground = getComputedStyle(box).backgroundColor;
+    const drawn = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+    const seen = (...colours) => {
+        drawn.clearRect(0, 0, 1, 1);
+        for (const [colour, opacity] of colours) {
+            drawn.globalAlpha = opacity;
+            drawn.fillStyle = colour;
+            drawn.fillRect(0, 0, 1, 1);
+        }
+        return [...drawn.getImageData(0, 0, 1, 1).data];
+    };
+    return [...box.querySelectorAll(selector)].map((element) => {
+        const style = getComputedStyle(element);
+        let opacity = 1;
+        for (let at = element; at !== box; at = at.parentElement) opacity *= getComputedStyle(at).opacity;
+        const own = element instanceof SVGElement ? style.stroke : style.color;
+        return [seen([ground, 1], [own, opacity]), seen([ground, 1])];
+    });
+}"""
+
+
+def contrasts(tab: Tab, selector: str) -> list[float]:
+    """Of everything in the first chart that the selector finds, with what is behind it."""
+    found = []
+    for colours in tab.page.evaluate(COLOURS, selector):
+        assert colours[1][3] == 255, "what is behind the chart would shine through"
+        light, dark = sorted((luminance(colour) for colour in colours), reverse=True)
+        found.append((light + 0.05) / (dark + 0.05))
+    return found
 
 
 def luminance(colour: list[int]) -> float:
