@@ -5,7 +5,7 @@ import { api } from "../../scripts/api.js";
 import { Panel, Search } from "./panel.js";
 
 const EVENT = "provoke.curve";
-const REDRAWN = 500; // milliseconds
+const REDRAWN = [500, 2500]; // milliseconds; the second for a page that is busy
 const OUTPUT = "provoke_curve";
 
 /** @type {Map<number, Search>} by the server's number: what this page's runs are doing */
@@ -142,8 +142,11 @@ api.addEventListener("reconnected", ask);
 app.registerExtension({
   name: "provoke.live",
   setup() {
-    // into a subgraph and out of it again: the page draws its nodes a moment later
-    app.canvas.canvas.addEventListener("litegraph:set-graph", () => setTimeout(() => searches.forEach(show), REDRAWN));
+    // into a subgraph and out of it again, or to the other renderer: the page draws its nodes a moment later
+    const redraw = () => searches.forEach(show);
+    const again = () => REDRAWN.forEach((wait) => setTimeout(redraw, wait));
+    app.canvas.canvas.addEventListener("litegraph:set-graph", again);
+    app.ui?.settings?.addEventListener?.("Comfy.VueNodes.Enabled.change", again);
   },
   afterConfigureGraph() {
     ask();

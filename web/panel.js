@@ -112,11 +112,12 @@ export class Panel {
 
   /**
    * Nodes 2.0 draws of a subgraph's node nothing but its inputs, and makes the node anew whenever it is seen again: there
-   * the chart is put into the page's node itself.
+   * the chart is put into the page's node itself. On the canvas the page takes it back to where its widget is.
    */
   mount() {
-    if (!this._node.isSubgraphNode?.() || !globalThis.LiteGraph?.vueNodesMode) return;
-    const drawn = document.querySelector(`[data-node-id="${this._node.id}"]`);
+    if (!this._node.isSubgraphNode?.()) return;
+    const nodes2 = globalThis.LiteGraph?.vueNodesMode;
+    const drawn = nodes2 ? document.querySelector(`[data-node-id="${this._node.id}"]`) : null;
     if (drawn && !drawn.contains(this.element)) drawn.append(this.element);
     this.element.classList.toggle("provoke-mounted", drawn !== null);
   }
