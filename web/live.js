@@ -14,7 +14,8 @@ const searches = new Map();
 const panels = new WeakMap();
 /** @type {object[]|null} events that came while the server is being asked; null while it is not */
 let waiting = null;
-let again = false;
+/** @type {Set<string>} what it is still to be asked: of which prompt, "" for none in particular */
+const questions = new Set();
 /** @type {Set<number>} runs whose beginning this page did not hear, and that it has asked about: once is enough */
 const askedAbout = new Set();
 
@@ -49,61 +50,69 @@ function show(search) {
   }
 }
 
+/** @param {{workflow: string, node: string}} search @returns {string} the one node that it is of */
+function place({ workflow, node }) {
+  return `${workflow} ${node}`;
+}
+
 /** @param {object} whole a search as far as it is; the one before it in the same node is over */
 function begin(whole) {
-  for (const [run, { workflow, node }] of searches) {
-    if (workflow === whole.workflow && node === whole.node) searches.delete(run);
-  }
+  for (const [run, search] of searches) if (place(search) === place(whole)) searches.delete(run);
   const search = new Search(whole);
   searches.set(whole.run, search);
   show(search);
 }
 
-/** What lies in the nodes' outputs: of a job that was opened from the history. */
+/** What lies in the nodes' outputs: the page keeps these with the workflow of each tab. */
 function withOutputs() {
   return Object.values(app.nodeOutputs ?? {}).flatMap((output) => output?.[OUTPUT] ?? []);
 }
 
-/** @param {object} whole a search as the server has it; the page may have it already, with its pace */
+/** @param {object} whole a search as the server has it; one that runs the page may have already, with its pace */
 function renew(whole) {
   const search = searches.get(whole.run);
-  if (search && search.over === whole.over && search.step >= whole.step) show(search);
-  else begin(whole);
+  const same = search && !search.over && !whole.over && search.step >= whole.step;
+  if (!same) begin(whole);
 }
 
 /** @param {object[]} curves what the server has: a search that is not among them has ended with a server before it */
 function forget(curves) {
   const known = new Set(curves.map(({ run }) => run));
   for (const search of searches.values()) {
-    if (search.over || !search.workflow || known.has(search.run)) continue; // it remembers none without a workflow
-    search.lose();
-    show(search);
+    // it remembers none without a workflow
+    if (!search.over && search.workflow && !known.has(search.run)) search.lose();
   }
 }
 
-/** Everything that the server knows of the open workflow, as this tab queued it, and what runs in this tab's others. */
-async function restore() {
+/**
+ * Everything that the server knows of the open workflow, as this tab queued it, and what runs in this tab's others.
+ * @param {string} prompt that was queued, and of which the server executes not every node; "" for none
+ */
+async function restore(prompt) {
   const workflow = String(graph()?.id ?? "");
-  const query = new URLSearchParams({ client: api.clientId ?? "", workflow });
+  const query = new URLSearchParams({ client: api.clientId ?? "", workflow, ...(prompt && { prompt }) });
   try {
     const answer = await api.fetchApi(`/provoke/curves?${query}`);
     const curves = answer.status === 200 ? (await answer.json()).curves : null;
     if (curves) forget(curves);
-    const known = new Set(curves?.filter((whole) => whole.workflow === workflow).map(({ node }) => node));
-    for (const whole of [...(curves ?? []), ...withOutputs().filter(({ node }) => !known.has(node))]) renew(whole);
+    for (const whole of curves ?? []) renew(whole);
+    const held = new Set([...searches.values()].map(place));
+    for (const whole of withOutputs()) if (!held.has(place(whole))) begin(whole);
   } catch (error) {
     console.error("Provoke:", error);
   }
+  searches.forEach(show); // the nodes may be new ones
 }
 
 /** The same, one at a time; what is heard meanwhile comes after it. */
-async function ask() {
-  again = true;
+async function ask(prompt = "") {
+  questions.add(prompt);
   if (waiting) return;
   waiting = [];
-  while (again) {
-    again = false;
-    await restore();
+  while (questions.size) {
+    const [next] = questions;
+    questions.delete(next);
+    await restore(next);
   }
   const heard = waiting;
   waiting = null;
@@ -137,7 +146,11 @@ document.head.append(sheet);
 
 // now, not in setup(): the page complains of events that nobody has asked for, and the socket is open already
 api.addEventListener(EVENT, ({ detail }) => hear(detail));
-api.addEventListener("reconnected", ask);
+api.addEventListener("reconnected", () => ask());
+// the host has results of these nodes: no search runs in them, though one may have found what they give out
+api.addEventListener("execution_cached", ({ detail }) => {
+  if (detail?.nodes?.length) ask(String(detail.prompt_id ?? ""));
+});
 
 app.registerExtension({
   name: "provoke.live",

@@ -16,6 +16,13 @@ export function duration(seconds) {
   return minutes < 60 ? `${minutes} min ${whole % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** "07:12", with the date where that is not today's @param {number} seconds since 1970 */
+export function moment(seconds) {
+  const at = new Date(1000 * seconds);
+  const time = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString()} ${time}`;
+}
+
 /** One search, put together from the server's events. */
 export class Search {
   /** @param {object} whole as host/live.py's Run.whole has it */
@@ -23,6 +30,7 @@ export class Search {
     Object.assign(this, whole);
     this.points = whole.points.slice();
     this._pace = [];
+    this._earlier = whole.over; // it was when this page was told of it
   }
 
   /** @param {object} news the same without its place, and with the new points only */
@@ -64,6 +72,8 @@ export class Search {
     const left = this.over ? null : this.left();
     said.push(left === null ? duration(this.seconds) : `${duration(this.seconds)}, about ${duration(left)} left`);
     if (this.over && this.said) said.push(this.said);
+    // the node may say other values by now
+    if (this._earlier && this.at) said.push(`run of ${moment(this.at)}`);
     return said.join(" · ");
   }
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from provoke.tools.browser import RENDERERS, Tab
+from provoke.tools.browser import CANVAS, NODES_2, RENDERERS, Tab
 from provoke.tools.server import Server
 
 from .conftest import node_of
@@ -90,6 +91,55 @@ def test_in_a_subgraph_the_chart_is_inside_and_outside(tab: Tab, graph: Graphs, 
     assert len(tab.charts()) == 1
 
 
+def test_the_chart_of_a_subgraph_follows_the_renderer_after_the_run(tab: Tab, graph: Graphs) -> None:
+    tab.load(NAME, searching(graph, 3))
+    outer = tab.page.evaluate(WRAP, KIND)
+    tab.frame()
+    tab.run()
+    assert tab.wait_for_end() == "execution_success"
+    tab.wait_for_words("all steps done")
+    mounted = tab.page.locator(".provoke-mounted")
+    for renderer in (NODES_2, CANVAS, NODES_2):
+        tab.render(renderer)
+        tab.wait_for_words("all steps done")
+        tab.page.wait_for_timeout(1000)
+        assert len(tab.charts()) == 1, renderer
+        assert mounted.count() == (renderer == NODES_2)
+    collapse = "(id) => window.app.graph.getNodeById(id).collapse()"
+    for visible in (False, True):
+        tab.page.evaluate(collapse, outer)
+        mounted.wait_for(state="visible" if visible else "hidden")
+
+
+def test_a_result_that_the_host_still_has_shows_the_search_that_it_came_from(
+    tab: Tab, chromium: Any, server: Server, graph: Graphs
+) -> None:
+    """For somebody who closes the browser and comes back: nothing is executed."""
+    made = {**searching(graph, 6), "id": str(uuid.uuid4())}
+    tab.load(NAME, made)
+    tab.frame()
+    tab.run()
+    assert tab.wait_for_end() == "execution_success"
+    tab.wait_for_words("all steps done")
+    (said,), lines = tab.charts(), tab.lines()
+    other = Tab(chromium, server.url)
+    try:
+        other.complaints.clear()  # the host's, of its own beginning
+        other.load(NAME, made)
+        other.frame()
+        assert other.charts() == []
+        other.run()
+        assert other.wait_for_end() == "execution_success"
+        other.wait_for_words("run of")
+        (again,) = other.charts()
+        assert re.fullmatch(re.escape(said) + r" · run of \d\d:\d\d", again)
+        assert other.lines() == lines
+        assert other.complaints == []
+    finally:
+        other.close()
+    assert server.problems() == []
+
+
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_a_samplers_report_is_beneath_the_chart_of_the_node_that_ran(tab: Tab, graph: Graphs, renderer: str) -> None:
     """A SAMPLER has no output for it; after a reload it is still there."""
@@ -121,9 +171,11 @@ def bottom_of(tab: Tab) -> float:
     return box["y"] + box["height"]
 
 
-def test_two_tabs_do_not_mix(tab: Tab, chromium: Any, server: Server, graph: Graphs) -> None:
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_two_tabs_do_not_mix(tab: Tab, chromium: Any, server: Server, graph: Graphs, renderer: str) -> None:
     made = {**searching(graph, 8), "id": str(uuid.uuid4())}  # the same workflow in both
-    other = Tab(chromium, server.url)
+    tab.render(renderer)
+    other = Tab(chromium, server.url, renderer)
     try:
         other.load(NAME, made)
         tab.load(NAME, made)
@@ -143,7 +195,7 @@ def test_two_tabs_do_not_mix(tab: Tab, chromium: Any, server: Server, graph: Gra
 def test_lines_are_told_apart_and_told_of(tab: Tab, graph: Graphs) -> None:
     """By colours, dashes where those are used up, and words for who does not see it."""
     made = searching(graph, 3)
-    node_of(made, KIND)["widgets_values"][COUNT] = 10
+    node_of(made, KIND)["widgets_values"][COUNT] = 5  # of two scenes
     tab.load(NAME, made)
     tab.frame()
     tab.run()
@@ -169,7 +221,7 @@ def test_lines_are_told_apart_and_told_of(tab: Tab, graph: Graphs) -> None:
 def test_it_can_be_read_in_light_and_in_dark(tab: Tab, graph: Graphs) -> None:
     """Contrast with the ground by WCAG 2: at least 4.5 for the words, 3 for the lines and for what is said in grey."""
     made = searching(graph, 2)
-    node_of(made, KIND)["widgets_values"][COUNT] = 9  # more lines than there are colours
+    node_of(made, KIND)["widgets_values"][COUNT] = 5  # of two scenes: more lines than there are colours
     tab.load(NAME, made)
     tab.frame()
     tab.run()
@@ -182,7 +234,7 @@ def test_it_can_be_read_in_light_and_in_dark(tab: Tab, graph: Graphs) -> None:
             tab.page.wait_for_timeout(500)
             (words,) = contrasts(tab, ".provoke-words")
             assert words > 4.5, (renderer, palette)
-            assert len(contrasts(tab, ".provoke-line")) == 9
+            assert len(contrasts(tab, ".provoke-line")) == 10
             for drawn in (".provoke-line", ".provoke-distance", ".provoke-high, .provoke-low", ".provoke-legend"):
                 assert all(found >= 3 for found in contrasts(tab, drawn)), (renderer, palette, drawn)
     tab.set("Comfy.ColorPalette", "dark")
