@@ -6,8 +6,8 @@ const STOPPING = "Stopping after this step";
 const SHOWN = 3000; // milliseconds: why a click did nothing
 
 /**
- * @param {{node: string, run: number}} search where it runs, as the server has it ("12:5" within a subgraph), and which:
- *   another one may have begun there
+ * @param {{node: string, run: number}} search its node, as the server has it ("12:5" within a subgraph), and its
+ *   number: another one may have begun in that node
  * @returns {Promise<string>} "" once the server has taken the request, else why it has not
  */
 async function ask({ node, run }) {
