@@ -2,14 +2,20 @@
 
 One event, only to the client that queued the prompt: `provoke.curve`. A search's first says where it belongs (client,
 workflow, node) and gives it a number; those after it have the number and what is new, at most every INTERVAL. GET
-/provoke/curves?client=...&workflow=... gives the last curve of every node of that client's workflow, running or over.
+/provoke/curves?client=...&workflow=... gives the last curve of every node of that client's workflow, running or over,
+and what that client has running elsewhere.
+
+A node whose result the host still has is not executed again, by whomever it was queued: with &prompt=... it has the
+curve of the search that its result came from.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Generator, Iterator
@@ -30,11 +36,16 @@ KEPT = 64  # searches that a page can still ask for: about a megabyte
 LOG = logging.getLogger(__name__)
 
 S = TypeVar("S")
+K = TypeVar("K")
 
-_numbers = itertools.count(1)
+# From the time on, in milliseconds, which JavaScript has exactly: pages outlive the server, and one that began at 1
+# again would give numbers that they know to other searches.
+_numbers = itertools.count(time.time_ns() // 1_000_000)
 _running: dict[str, Run] = {}  # by node id; a prompt runs one node at a time
 _ended: list[Run] = []  # the one that ended last, until its node's output takes it along
 _last: OrderedDict[tuple[str, str, str], Run] = OrderedDict()  # by client, workflow and node
+_results: OrderedDict[str, Run] = OrderedDict()  # those that came to a result, by what decides it (recipe.keys)
+_lock = threading.RLock()  # pages ask while the executor searches
 
 
 def running_node() -> str:
@@ -59,23 +70,29 @@ class Run:
         self.prompt = "" if context is None else str(context.prompt_id)
         self.client: str | None = getattr(server, "client_id", None)
         self.workflow = _workflow_of(server, self.prompt)
-        self._began = time.monotonic()
+        self._at, self._began = int(time.time()), time.monotonic()
         self._told, self._due = -1, self._began
 
     def whole(self) -> dict[str, Any]:
         """Everything, for JSON."""
         place = {"run": self.number, "prompt": self.prompt, "workflow": self.workflow, "node": self.node}
-        return {**place, **self.curve.told(), "report": self.report}
+        return {**place, "at": self._at, **self.curve.told(), "report": self.report}
 
     def begin(self) -> None:
         """Tell its client, and remember it for a page that asks later."""
-        if self.client is not None and self.workflow:
-            key = (self.client, self.workflow, self.node)
-            _last.pop(key, None)
-            _last[key] = self
-            while len(_last) > KEPT:
-                _last.popitem(last=False)
+        self.keep()
         self._send(self.whole())
+
+    def keep(self) -> None:
+        """Remember it as the last of its client's node."""
+        if self.client is not None and self.workflow:
+            _keep(_last, (self.client, self.workflow, self.node), self)
+
+    def again(self, client: str, workflow: str, node: str, prompt: str) -> Run:
+        """The same search, over, as what another prompt's node has its result from."""
+        made = copy.copy(self)
+        made.number, made.client, made.workflow, made.node, made.prompt = next(_numbers), client, workflow, node, prompt
+        return made
 
     def start(self, steps: int) -> None:
         """Steps begin, so many as far as is known. Those of an earlier search of the same node are gone."""
@@ -129,7 +146,16 @@ def running() -> Iterator[Run]:
         run.end(said)
         if run.curve.step >= 0:
             recipe.searched(run.curve.facts())
+            key = recipe.keys(run.prompt).get(node)
+            if key is not None and said == "done":
+                _keep(_results, key, run)
         _ended[:] = [run]
+
+
+def number(node: str) -> int | None:
+    """Of the search that runs in a node now, as its page knows it."""
+    run = _running.get(node)
+    return None if run is None else run.number
 
 
 def reported(report: str) -> None:
@@ -167,10 +193,39 @@ def _workflow_of(server: Any, prompt: str) -> str:
     return ""
 
 
+def cached(client: str, prompt: str) -> None:
+    """From now on the nodes of a prompt that are not executed, because the host has their results, have the curves that
+    these came from. Not a node whose last curve that is already, and none that this prompt has begun to search in."""
+    workflow = recipe.workflow(prompt)
+    for node, key in recipe.keys(prompt).items():
+        with _lock:
+            found, last = _results.get(key), _last.get((client, workflow, node))
+            if found is None:
+                continue
+            if last is None or not (last.curve is found.curve or not last.curve.over or last.prompt == prompt):
+                found.again(client, workflow, node, prompt).keep()
+
+
+def _keep(store: OrderedDict[K, Run], key: K, run: Run) -> None:
+    with _lock:
+        store[key] = run
+        store.move_to_end(key)
+        while len(store) > KEPT:
+            store.popitem(last=False)
+
+
+def known(client: str, workflow: str) -> list[Run]:
+    """For a page: the last search of each node of its workflow, and those that still run in another one of its
+    workflows, the latest last. A page that has all of these needs to ask once only."""
+    with _lock:
+        every = list(_last.items())
+    return [run for (whose, where, _), run in every if whose == client and (where == workflow or not run.curve.over)]
+
+
 def register_curves_route() -> None:
     """GET /provoke/curves?client=...&workflow=... on the host's server, if this process has one.
 
-    Answers {"curves": [...]}: the last search of each node, the latest last.
+    Answers {"curves": [...]}, see `known`; with &prompt=..., whose nodes the host has not all executed, see `cached`.
     """
     server = page_server()
     if server is None:
@@ -179,6 +234,8 @@ def register_curves_route() -> None:
 
     @server.routes.get(ROUTE)
     async def answer(request: web.Request) -> web.Response:
-        wanted = (request.query.get("client", ""), request.query.get("workflow", ""))
-        found = [run.whole() for key, run in list(_last.items()) if key[:2] == wanted]
-        return web.json_response({"curves": found})
+        client, prompt = request.query.get("client", ""), request.query.get("prompt", "")
+        if client and prompt:
+            cached(client, prompt)
+        found = known(client, request.query.get("workflow", ""))
+        return web.json_response({"curves": [run.whole() for run in found]})

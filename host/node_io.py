@@ -1,8 +1,9 @@
 """The host's `io` with two additions, here so that no node has to know of them.
 
 What a node gives out brings along the curve of its search: it lies in the node's `ui` output then, as the pictures of a
-preview do, in the history, and with a job that is opened from there. And what a `SearchNode` has found can be made
-again: the metadata of the pictures that are saved of it says how (recipe.py).
+preview do: in the history, for whoever reads that, and among the outputs that the page keeps of each tab's workflow.
+And what a `SearchNode` has found can be made again: the metadata of the pictures that are saved of it says how
+(recipe.py).
 """
 
 from __future__ import annotations

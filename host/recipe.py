@@ -97,6 +97,20 @@ def register_recipes(server: Any) -> None:
         server.add_on_prompt_handler(prepared)
 
 
+def keys(prompt_id: str) -> dict[str, str]:
+    """What decides the result of each node of a prompt: equal keys, equal results. For as long as the host has the
+    prompt; empty for one without metadata or without a node of ours."""
+    metadata = _prompts.get(prompt_id)
+    return {} if metadata is None else {name: node.key for name, node in metadata.nodes.items() if node.key}
+
+
+def workflow(prompt_id: str) -> str:
+    """The id of the page's workflow that a prompt was queued from; "" where `keys` is empty, or the page has none."""
+    metadata = _prompts.get(prompt_id)
+    given = {} if metadata is None else metadata.get("workflow")
+    return str(given.get("id") or "") if isinstance(given, dict) else ""
+
+
 def _known(prompt: dict[str, Any]) -> dict[str, Known]:
     """Every node of a prompt, which nobody has looked at yet: it may be any nonsense."""
     nodes = {name: node for name, node in prompt.items() if isinstance(node, dict)}

@@ -29,20 +29,24 @@ def stoppable() -> Iterator[Callable[[], bool]]:
             del _running[node]
 
 
-def stop(node: str) -> bool:
+def stop(node: str, run: int | None = None) -> bool:
     """Asks the search in this node to end with its best so far. False where none is running there: a request for a
-    search that is over must not end the next one."""
+    search that is over must not end the next one.
+
+    run: the number of the search that is meant, as its page knows it; without one, whatever runs there now.
+    """
     event = _running.get(node)
-    if event is None:
+    if event is None or (run is not None and run != live.number(node)):
         return False
     event.set()
     return True
 
 
 def register_stop_route() -> None:
-    """POST /provoke/stop {"node": id} on the host's server, if this process has one.
+    """POST /provoke/stop {"node": id, "run": number} on the host's server, if this process has one.
 
-    Answers {"stopped": true}, or 404 where no search runs in that node, or 400 for another body.
+    Without "run" whatever runs in that node is meant. Answers {"stopped": true}, or 404 where it does not run (any
+    more), or 400 for another body.
     """
     server = live.page_server()
     if server is None:
@@ -52,8 +56,11 @@ def register_stop_route() -> None:
     @server.routes.post(ROUTE)
     async def answer(request: web.Request) -> web.Response:
         try:
-            node = (await request.json())["node"]
-        except (ValueError, KeyError, TypeError):
-            return web.json_response({"error": 'expected {"node": id}'}, status=400)
-        stopped = stop(str(node))
+            body = await request.json()
+            node, run = body["node"], body.get("run")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            node = run = None
+        if node is None or not (run is None or type(run) is int):
+            return web.json_response({"error": 'expected {"node": id}, or {"node": id, "run": number}'}, status=400)
+        stopped = stop(str(node), run)
         return web.json_response({"stopped": stopped}, status=200 if stopped else 404)

@@ -41,6 +41,8 @@ SETTINGS = {
     "Comfy.Graph.CanvasInfo": False,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # words are drawn however small they are
 }
+EARLY = "graph accessed before initialization"
+SHOWN = 64  # nodes: what the page's own search box asks for
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 STORE = "document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s.get"
 
@@ -91,6 +93,9 @@ class Tab:
         self.page: Page = context.new_page()
         self.page.set_default_timeout(READY * 1000)
         self.page.on("console", self._hear)
+        session = context.new_cdp_session(self.page)
+        session.on("Runtime.consoleAPICalled", self._trace)
+        session.send("Runtime.enable")
         self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
         self.page.on("request", lambda request: self._look(request.url))
         self.page.goto(url)
@@ -101,9 +106,18 @@ class Tab:
         # what the host looks for and lacks is its own affair, and so are the models of its default workflow
         where = message.location["url"]
         lacks = "Failed to load resource" in message.text and "/extensions/provoke/" not in where
-        host = lacks or "missingModelDownload" in where or "before initialization" in message.text
+        host = lacks or "missingModelDownload" in where or EARLY in message.text
         if message.type == "error" and not host:
             self.complaints.append(f"{message.text} ({where})")
+
+    def _trace(self, call: dict[str, Any]) -> None:
+        """The page says EARLY of itself as it opens; who asked for the graph tells whether it was the pack."""
+        asked = any(
+            "/extensions/provoke/" in frame["url"] for frame in call.get("stackTrace", {}).get("callFrames", [])
+        )
+        said = " ".join(str(word.get("value")) for word in call["args"])
+        if asked and EARLY in said:
+            self.complaints.append(f"{said} (asked by the pack)")
 
     def _look(self, url: str) -> None:
         if not url.startswith((self._url, "data:", "blob:")):
@@ -212,17 +226,17 @@ class Tab:
         )
 
     def lines(self) -> list[str]:
-        """The curves of the first chart, as SVG paths."""
+        """The curves of the first chart, as SVG paths, by image."""
         found: list[str] = self.page.evaluate(
             "() => [...(document.querySelector('.provoke-live')?.querySelectorAll('.provoke-line') ?? [])]"
-            ".map((line) => line.getAttribute('d'))"
+            ".sort((one, other) => one.dataset.image - other.dataset.image).map((line) => line.getAttribute('d'))"
         )
         return found
 
     def search(self, words: str) -> list[str]:
-        """The ids of the nodes that the page's search finds, the best first."""
+        """The ids of the nodes that the page's search shows, the best first."""
         found: list[str] = self.page.evaluate(
-            f"(words) => {STORE}('nodeDef').nodeSearchService.searchNode(words, [], {{ limit: 400 }})"
+            f"(words) => {STORE}('nodeDef').nodeSearchService.searchNode(words, [], {{ limit: {SHOWN} }})"
             ".map((found) => found.name)",
             words,
         )

@@ -6,13 +6,17 @@ const WIDTH = 4000; // of the view box, which is stretched to what the node has:
 const HEIGHT = 1000;
 const MARGIN = 40;
 const DRAWN = 160; // points of a line: more than a node's pixels show is time lost in every event
-const COLOURS = ["#4e9fe0", "#e0894e", "#45a876", "#c76bb0", "#b59a2b", "#8b7fe0", "#d9676b", "#3aa6b0"];
+// Equally light, halfway between both themes' grounds: each has a contrast of more than 3 with either. Further lines
+// have the same again, dashed.
+const COLOURS = ["#2186df", "#d2641a", "#25965a", "#c85bab", "#a17f0d", "#8571eb", "#e15358", "#1c919d"];
 
 /**
  * @typedef {object} Drawn
  * @property {number} steps how many are expected
+ * @property {number} images how many are searched for, of which there may be fewer lines
  * @property {Array<Array<number|null>>} points step, share of the budget, and a score for each line
  * @property {Array<number>|null} best image, step and score of the best so far
+ * @property {string} words what is said of it, for who does not see it
  */
 
 /** @returns {SVGElement} with attributes */
@@ -76,9 +80,17 @@ export function thinned(points) {
   return points.filter((_, index) => index % apart === 0 || index === last);
 }
 
-/** Numbers as a person reads them: four digits, no more. */
+/** Numbers as a person reads them: three digits, no more. */
 export function short(value) {
   return String(Number(Number(value).toPrecision(3)));
+}
+
+/** @param {number} k of which image @returns {SVGElement} its line, and what a pointer on it is told */
+function line(k) {
+  const again = k >= COLOURS.length ? " provoke-again" : "";
+  const made = svg("path", { class: "provoke-line" + again, stroke: COLOURS[k % COLOURS.length], "data-image": k });
+  made.append(svg("title", {}));
+  return made;
 }
 
 /** The chart, as an element that fills its parent. */
@@ -86,10 +98,12 @@ export class Chart {
   constructor() {
     this.element = document.createElement("div");
     this.element.className = "provoke-plot";
-    this._svg = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none" });
+    this._svg = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
     this._distance = svg("path", { class: "provoke-distance" });
     this._best = svg("path", { class: "provoke-best-point" });
     this._lines = svg("g", {});
+    /** @type {SVGElement[]} by image; on the page the best one is the last, so that none covers it */
+    this._drawn = [];
     this._svg.append(this._distance, this._lines, this._best);
     this._high = document.createElement("span");
     this._low = document.createElement("span");
@@ -99,7 +113,7 @@ export class Chart {
   }
 
   /** @param {Drawn} curve */
-  draw({ steps, points: all, best }) {
+  draw({ steps, images, points: all, best, words }) {
     const points = thinned(all);
     const scores = range(points);
     // the best may be one that is not drawn
@@ -111,16 +125,17 @@ export class Chart {
     const y = (low, high) => (value) => HEIGHT - MARGIN - (inside * (value - low)) / (high - low);
     const level = scores ? y(...scores) : () => HEIGHT / 2;
     const count = points.length ? points[0].length - 2 : 0;
-    while (this._lines.childElementCount > count) this._lines.lastChild.remove();
-    while (this._lines.childElementCount < count) {
-      const k = this._lines.childElementCount;
-      this._lines.append(svg("path", { stroke: COLOURS[k % COLOURS.length], "data-image": k }));
-    }
-    for (let k = 0; k < count; k++) {
-      const line = this._lines.children[k];
-      line.setAttribute("d", path(points, k + 2, x, level));
-      line.setAttribute("class", best && best[0] === k ? "provoke-line provoke-best" : "provoke-line");
-    }
+    while (this._drawn.length > count) this._drawn.pop().remove();
+    while (this._drawn.length < count) this._drawn.push(this._lines.appendChild(line(this._drawn.length)));
+    this._drawn.forEach((drawn, k) => {
+      const isBest = best !== null && best[0] === k;
+      drawn.setAttribute("d", path(points, k + 2, x, level));
+      drawn.classList.toggle("provoke-best", isBest);
+      if (isBest && drawn !== this._lines.lastChild) this._lines.append(drawn);
+      const title = `image ${k + 1} of ${images}`;
+      if (drawn.firstChild.textContent !== title) drawn.firstChild.textContent = title;
+    });
+    this._svg.setAttribute("aria-label", `The objective of each image, step by step: ${words}`);
     this._distance.setAttribute("d", path(points, 1, x, y(0, Math.max(1, ...points.map((point) => point[1] ?? 0)))));
     // a line of no length with round ends is a dot that stretching leaves round
     const at = best && scores ? `M${Math.round(x(best[1]))} ${Math.round(level(Math.max(best[2], scores[0])))}h1` : "";

@@ -1,6 +1,6 @@
 // What a node shows of its search: the chart, a line of words, and the button that ends it.
 import { Chart, short } from "./chart.js";
-import { stopButton } from "./stop.js";
+import { StopButton } from "./stop.js";
 
 const NAME = "provoke_live";
 const HEIGHT = 150; // pixels that it takes on the node
@@ -16,6 +16,13 @@ export function duration(seconds) {
   return minutes < 60 ? `${minutes} min ${whole % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** "07:12", with the date where that is not today's @param {number} seconds since 1970 */
+export function moment(seconds) {
+  const at = new Date(1000 * seconds);
+  const time = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString()} ${time}`;
+}
+
 /** One search, put together from the server's events. */
 export class Search {
   /** @param {object} whole as host/live.py's Run.whole has it */
@@ -23,6 +30,7 @@ export class Search {
     Object.assign(this, whole);
     this.points = whole.points.slice();
     this._pace = [];
+    this._earlier = whole.over; // it was when this page was told of it
   }
 
   /** @param {object} news the same without its place, and with the new points only */
@@ -34,6 +42,12 @@ export class Search {
     Object.assign(this, rest);
     this._pace.push([news.step, news.seconds]);
     if (this._pace.length > RECENT) this._pace.shift();
+  }
+
+  /** It ended with its server, which told nobody. */
+  lose() {
+    this.over = true;
+    this.said = "lost: the server no longer knows of it";
   }
 
   /** Seconds that it still takes, by its pace of late; null while that is unknown. */
@@ -58,6 +72,8 @@ export class Search {
     const left = this.over ? null : this.left();
     said.push(left === null ? duration(this.seconds) : `${duration(this.seconds)}, about ${duration(left)} left`);
     if (this.over && this.said) said.push(this.said);
+    // the node may say other values by now
+    if (this._earlier && this.at) said.push(`run of ${moment(this.at)}`);
     return said.join(" · ");
   }
 }
@@ -72,10 +88,10 @@ export class Panel {
     this._words = line("provoke-words");
     this._chart = new Chart();
     this._legend = line("provoke-legend");
-    this._stop = stopButton(() => this._search?.node ?? "");
+    this._stop = new StopButton();
     const foot = document.createElement("div");
     foot.className = "provoke-foot";
-    foot.append(this._legend, this._stop);
+    foot.append(this._legend, this._stop.element);
     this.element = document.createElement("div");
     this.element.className = "provoke-live";
     this._report = document.createElement("pre");
@@ -106,11 +122,12 @@ export class Panel {
 
   /**
    * Nodes 2.0 draws of a subgraph's node nothing but its inputs, and makes the node anew whenever it is seen again: there
-   * the chart is put into the page's node itself.
+   * the chart is put into the page's node itself. On the canvas the page takes it back to where its widget is.
    */
   mount() {
-    if (!this._node.isSubgraphNode?.() || !globalThis.LiteGraph?.vueNodesMode) return;
-    const drawn = document.querySelector(`[data-node-id="${this._node.id}"]`);
+    if (!this._node.isSubgraphNode?.()) return;
+    const nodes2 = globalThis.LiteGraph?.vueNodesMode;
+    const drawn = nodes2 ? document.querySelector(`[data-node-id="${this._node.id}"]`) : null;
     if (drawn && !drawn.contains(this.element)) drawn.append(this.element);
     this.element.classList.toggle("provoke-mounted", drawn !== null);
   }
@@ -125,13 +142,15 @@ export class Panel {
 
   _draw() {
     this.mount();
-    const { over, step, steps, points, best } = this._search;
+    const { over, step, steps, images, points, best } = this._search;
+    const words = this._search.words();
     this._tell(this._search.report ?? "");
     this.element.classList.toggle("provoke-running", !over);
+    this._stop.follow(this._search);
     this.element.dataset.step = String(step);
-    this._words.textContent = this._search.words();
-    this._words.title = this._words.textContent;
-    this._chart.draw({ steps, points, best });
+    this._words.textContent = words;
+    this._words.title = words;
+    this._chart.draw({ steps, images, points, best, words });
     const used = points.length ? points[points.length - 1][1] : null;
     this._legend.textContent = used === null ? "objective: more is better" : `objective; dashed: ${Math.round(100 * used)} % of the budget used`;
   }

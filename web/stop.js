@@ -2,50 +2,65 @@
 import { api } from "../../scripts/api.js";
 
 const LABEL = "Stop and keep the best";
+const STOPPING = "Stopping after this step";
 const SHOWN = 3000; // milliseconds: why a click did nothing
 
 /**
- * @param {string} id of the node that searches, as the server has it ("12:5" within a subgraph)
+ * @param {{node: string, run: number}} search its node, as the server has it ("12:5" within a subgraph), and its
+ *   number: another one may have begun in that node
  * @returns {Promise<string>} "" once the server has taken the request, else why it has not
  */
-async function ask(id) {
+async function ask({ node, run }) {
   try {
     const answer = await api.fetchApi("/provoke/stop", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ node: String(id) }),
+      body: JSON.stringify({ node: String(node), run }),
     });
     if (answer.status === 200) return "";
-    return answer.status === 404 ? "no search runs in this node" : `answer ${answer.status}`;
+    return answer.status === 404 ? "this search runs no more" : `answer ${answer.status}`;
   } catch (error) {
     console.error("Provoke:", error);
     return "no answer";
   }
 }
 
-/**
- * @param {() => string} node the id of the node that searches now
- * @returns {HTMLButtonElement}
- */
-export function stopButton(node) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "provoke-stop";
-  button.textContent = LABEL;
-  button.title = "Ends the search after this step, and goes on with the best found so far.";
-  button.addEventListener("pointerdown", (event) => event.stopPropagation()); // or the node would be dragged
-  button.addEventListener("click", async (event) => {
-    event.stopPropagation();
-    button.disabled = true;
-    const trouble = await ask(node());
-    button.textContent = trouble ? `Not stopped: ${trouble}` : "Stopping after this step";
-    setTimeout(() => reset(button), SHOWN);
-  });
-  return button;
-}
+/** The button of the search that it follows. */
+export class StopButton {
+  constructor() {
+    this._search = null;
+    this._timer = 0;
+    this.element = document.createElement("button");
+    this.element.type = "button";
+    this.element.className = "provoke-stop";
+    this.element.title = "Ends the search after this step, and goes on with the best found so far.";
+    this.element.addEventListener("pointerdown", (event) => event.stopPropagation()); // or the node would be dragged
+    this.element.addEventListener("click", (event) => {
+      event.stopPropagation();
+      if (this._search) this._press(this._search);
+    });
+    this._reset();
+  }
 
-/** As it was before it was pressed. */
-function reset(button) {
-  button.disabled = false;
-  button.textContent = LABEL;
+  /** @param {object} search which a click ends from now on; one that is being stopped stays so until it is over */
+  follow(search) {
+    const another = this._search?.run !== search.run;
+    this._search = search;
+    if (another || search.over) this._reset();
+  }
+
+  async _press(search) {
+    this.element.disabled = true;
+    const trouble = await ask(search);
+    if (this._search.run !== search.run || this._search.over) return;
+    this.element.textContent = trouble ? `Not stopped: ${trouble}` : STOPPING;
+    if (trouble) this._timer = setTimeout(() => this._reset(), SHOWN);
+  }
+
+  /** As it was before it was pressed. */
+  _reset() {
+    clearTimeout(this._timer);
+    this.element.disabled = false;
+    this.element.textContent = LABEL;
+  }
 }

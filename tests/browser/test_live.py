@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from provoke.tools.browser import RENDERERS, Tab
+from provoke.tools.browser import CANVAS, NODES_2, RENDERERS, Tab
 from provoke.tools.server import Server
 
 from .conftest import node_of
-from .test_runs import KIND, NAME, SEED, SEEDS, searching
+from .test_runs import COUNT, KIND, NAME, SEED, SEEDS, searching
 
 Graphs = Callable[[str], dict[str, Any]]
 # what a person does who selects a node and turns it into a subgraph
@@ -90,6 +91,55 @@ def test_in_a_subgraph_the_chart_is_inside_and_outside(tab: Tab, graph: Graphs, 
     assert len(tab.charts()) == 1
 
 
+def test_the_chart_of_a_subgraph_follows_the_renderer_after_the_run(tab: Tab, graph: Graphs) -> None:
+    tab.load(NAME, searching(graph, 3))
+    outer = tab.page.evaluate(WRAP, KIND)
+    tab.frame()
+    tab.run()
+    assert tab.wait_for_end() == "execution_success"
+    tab.wait_for_words("all steps done")
+    mounted = tab.page.locator(".provoke-mounted")
+    for renderer in (NODES_2, CANVAS, NODES_2):
+        tab.render(renderer)
+        tab.wait_for_words("all steps done")
+        tab.page.wait_for_timeout(1000)
+        assert len(tab.charts()) == 1, renderer
+        assert mounted.count() == (renderer == NODES_2)
+    collapse = "(id) => window.app.graph.getNodeById(id).collapse()"
+    for visible in (False, True):
+        tab.page.evaluate(collapse, outer)
+        mounted.wait_for(state="visible" if visible else "hidden")
+
+
+def test_a_result_that_the_host_still_has_shows_the_search_that_it_came_from(
+    tab: Tab, chromium: Any, server: Server, graph: Graphs
+) -> None:
+    """For somebody who closes the browser and comes back: nothing is executed."""
+    made = {**searching(graph, 6), "id": str(uuid.uuid4())}
+    tab.load(NAME, made)
+    tab.frame()
+    tab.run()
+    assert tab.wait_for_end() == "execution_success"
+    tab.wait_for_words("all steps done")
+    (said,), lines = tab.charts(), tab.lines()
+    other = Tab(chromium, server.url)
+    try:
+        other.complaints.clear()  # the host's, of its own beginning
+        other.load(NAME, made)
+        other.frame()
+        assert other.charts() == []
+        other.run()
+        assert other.wait_for_end() == "execution_success"
+        other.wait_for_words("run of")
+        (again,) = other.charts()
+        assert re.fullmatch(re.escape(said) + r" · run of \d\d:\d\d", again)
+        assert other.lines() == lines
+        assert other.complaints == []
+    finally:
+        other.close()
+    assert server.problems() == []
+
+
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_a_samplers_report_is_beneath_the_chart_of_the_node_that_ran(tab: Tab, graph: Graphs, renderer: str) -> None:
     """A SAMPLER has no output for it; after a reload it is still there."""
@@ -121,9 +171,11 @@ def bottom_of(tab: Tab) -> float:
     return box["y"] + box["height"]
 
 
-def test_two_tabs_do_not_mix(tab: Tab, chromium: Any, server: Server, graph: Graphs) -> None:
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_two_tabs_do_not_mix(tab: Tab, chromium: Any, server: Server, graph: Graphs, renderer: str) -> None:
     made = {**searching(graph, 8), "id": str(uuid.uuid4())}  # the same workflow in both
-    other = Tab(chromium, server.url)
+    tab.render(renderer)
+    other = Tab(chromium, server.url, renderer)
     try:
         other.load(NAME, made)
         tab.load(NAME, made)
@@ -140,38 +192,87 @@ def test_two_tabs_do_not_mix(tab: Tab, chromium: Any, server: Server, graph: Gra
         other.close()
 
 
-def test_it_can_be_read_in_light_and_in_dark(tab: Tab, graph: Graphs) -> None:
-    """Contrast of words and ground by WCAG 2: at least 4.5 for text."""
-    tab.load(NAME, searching(graph, 2))
+def test_lines_are_told_apart_and_told_of(tab: Tab, graph: Graphs) -> None:
+    """By colours, dashes where those are used up, and words for who does not see it."""
+    made = searching(graph, 3)
+    node_of(made, KIND)["widgets_values"][COUNT] = 5  # of two scenes
+    tab.load(NAME, made)
     tab.frame()
     tab.run()
     assert tab.wait_for_end() == "execution_success"
+    tab.wait_for_words("all steps done")
+    lines = tab.page.evaluate(
+        "() => [...document.querySelectorAll('.provoke-line')].map((line) => [Number(line.dataset.image),"
+        " getComputedStyle(line).stroke, getComputedStyle(line).strokeDasharray,"
+        " line.querySelector('title').textContent, line.classList.contains('provoke-best')])"
+    )
+    assert lines[-1][4]  # on top of the others
+    lines.sort()
+    assert [image for image, *_ in lines] == list(range(10))
+    assert len({(colour, dashes) for _, colour, dashes, *_ in lines}) == 10
+    assert len({colour for _, colour, *_ in lines[:8]}) == 8
+    assert [dashes == "none" for _, _, dashes, *_ in lines] == [True] * 8 + [False] * 2
+    assert lines[2][3] == "image 3 of 10"
+    assert sum(best for *_, best in lines) == 1
+    (said,) = tab.charts()
+    assert said in tab.page.get_by_role("img", name="The objective of each image").get_attribute("aria-label")
+
+
+def test_it_can_be_read_in_light_and_in_dark(tab: Tab, graph: Graphs) -> None:
+    """Contrast with the ground by WCAG 2: at least 4.5 for the words, 3 for the lines and for what is said in grey."""
+    made = searching(graph, 2)
+    node_of(made, KIND)["widgets_values"][COUNT] = 5  # of two scenes: more lines than there are colours
+    tab.load(NAME, made)
+    tab.frame()
+    tab.run()
+    assert tab.wait_for_end() == "execution_success"
+    tab.wait_for_words("all steps done")
     for renderer in RENDERERS:
         tab.render(renderer)
         for palette in ("dark", "light"):
             tab.set("Comfy.ColorPalette", palette)
             tab.page.wait_for_timeout(500)
-            assert contrast(tab) > 4.5, (renderer, palette)
+            (words,) = contrasts(tab, ".provoke-words")
+            assert words > 4.5, (renderer, palette)
+            assert len(contrasts(tab, ".provoke-line")) == 10
+            for drawn in (".provoke-line", ".provoke-distance", ".provoke-high, .provoke-low", ".provoke-legend"):
+                assert all(found >= 3 for found in contrasts(tab, drawn)), (renderer, palette, drawn)
     tab.set("Comfy.ColorPalette", "dark")
 
 
-def contrast(tab: Tab) -> float:
-    """Of the words above the chart, with what is behind them."""
-    colours = tab.page.evaluate(
-        """() => {
-            const box = getComputedStyle(document.querySelector('.provoke-live'));
-            const drawn = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-            return [box.color, box.backgroundColor].map((colour) => {
-                drawn.clearRect(0, 0, 1, 1);
-                drawn.fillStyle = colour;
-                drawn.fillRect(0, 0, 1, 1);
-                return [...drawn.getImageData(0, 0, 1, 1).data];
-            });
-        }"""
-    )
-    assert colours[1][3] == 255, "what is behind the chart would shine through"
-    light, dark = sorted((luminance(colour) for colour in colours), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
+# Of each element that a selector finds: the colour that it is drawn in, with how much of the
+# ground shines through, and the ground.
+COLOURS = """(selector) => {
+    const box = document.querySelector('.provoke-live');
+    const ground = getComputedStyle(box).backgroundColor;
+    const drawn = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+    const seen = (...colours) => {
+        drawn.clearRect(0, 0, 1, 1);
+        for (const [colour, opacity] of colours) {
+            drawn.globalAlpha = opacity;
+            drawn.fillStyle = colour;
+            drawn.fillRect(0, 0, 1, 1);
+        }
+        return [...drawn.getImageData(0, 0, 1, 1).data];
+    };
+    return [...box.querySelectorAll(selector)].map((element) => {
+        const style = getComputedStyle(element);
+        let opacity = 1;
+        for (let at = element; at !== box; at = at.parentElement) opacity *= getComputedStyle(at).opacity;
+        const own = element instanceof SVGElement ? style.stroke : style.color;
+        return [seen([ground, 1], [own, opacity]), seen([ground, 1])];
+    });
+}"""
+
+
+def contrasts(tab: Tab, selector: str) -> list[float]:
+    """Of everything in the first chart that the selector finds, with what is behind it."""
+    found = []
+    for colours in tab.page.evaluate(COLOURS, selector):
+        assert colours[1][3] == 255, "what is behind the chart would shine through"
+        light, dark = sorted((luminance(colour) for colour in colours), reverse=True)
+        found.append((light + 0.05) / (dark + 0.05))
+    return found
 
 
 def luminance(colour: list[int]) -> float:

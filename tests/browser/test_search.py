@@ -8,6 +8,7 @@ import pytest
 
 from provoke.tools.browser import Tab
 
+SEEN = 10  # of the nodes that the page lists: as far as a person looks
 LONGEST = 32  # characters; of more the host's search finds nothing at all
 
 
@@ -17,11 +18,15 @@ def typed(words: str) -> str:
 
 
 def test_every_node_is_found_by_its_name_and_by_its_aliases(tab: Tab, ours: dict[str, Any]) -> None:
-    lost = []
+    """It itself is listed, and one of ours so that nobody has to look for it."""
+    lost, low = [], []
     for node, definition in ours.items():
-        words = [definition["display_name"], *(definition.get("search_aliases") or [])]
-        lost += [f"{node} under {word!r}" for word in words if node not in tab.search(typed(word))]
+        for words in [definition["display_name"], *(definition.get("search_aliases") or [])]:
+            found = tab.search(typed(words))
+            lost += [] if node in found else [f"{node} under {words!r}"]
+            low += [] if set(found[:SEEN]) & set(ours) else [f"{node} under {words!r}"]
     assert lost == []
+    assert low == []
 
 
 def test_a_person_finds_one_in_the_list_of_nodes(tab: Tab, ours: dict[str, Any]) -> None:
@@ -39,4 +44,4 @@ def test_a_person_finds_one_in_the_list_of_nodes(tab: Tab, ours: dict[str, Any])
     ["variation", "seed", "diversity", "clip guidance", "textual inversion", "noise optimisation", "FGSM"],
 )
 def test_what_people_look_for_leads_here(tab: Tab, ours: dict[str, Any], words: str) -> None:
-    assert set(tab.search(words)) & set(ours)
+    assert set(tab.search(words)[:SEEN]) & set(ours)

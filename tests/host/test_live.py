@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +22,11 @@ class Page:
     def __init__(self) -> None:
         self.client_id: str | None = "tab"
         self.sent: list[tuple[str, dict[str, Any], str]] = []
-        workflow = {"extra_pnginfo": {"workflow": {"id": "flow"}}}
-        self.prompt_queue = SimpleNamespace(currently_running={0: (0, "prompt", {}, workflow, [])})
+        self.execute("prompt", "flow")
+
+    def execute(self, prompt: str, workflow: str) -> None:
+        extra = {"extra_pnginfo": {"workflow": {"id": workflow}}}
+        self.prompt_queue = SimpleNamespace(currently_running={0: (0, prompt, {}, extra, [])})
 
     def send_sync(self, event: str, data: dict[str, Any], client: str) -> None:
         self.sent.append((event, json.loads(json.dumps(data, allow_nan=False)), client))
@@ -37,6 +41,8 @@ def live(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(live, "INTERVAL", 0.0)
     monkeypatch.setattr(live, "_ended", [])
+    monkeypatch.setattr(live, "_last", OrderedDict())
+    monkeypatch.setattr(live, "_results", OrderedDict())
     return live
 
 
@@ -105,6 +111,100 @@ def test_a_page_that_asks_later_gets_the_last_search(live: Any, page: Page) -> N
     page.client_id = "another"
     list(live.charted(all_steps([[0.0], [9.0]]), 2))
     assert live._last["tab", "flow", "12:5"] is run  # two tabs do not mix
+
+
+@pytest.mark.usefixtures("node")
+def test_a_page_with_another_workflow_in_front_gets_what_runs_and_no_more(live: Any, page: Page) -> None:
+    """Or it would ask again at every event."""
+    steps = live.charted(all_steps([[0.0], [1.0], [2.0]]), 3)
+    next(steps)
+    (run,) = live.known("tab", "another")
+    assert (run.node, run.workflow) == ("12:5", "flow")
+    assert live.known("tab", "flow") == [run]
+    assert live.known("another tab", "flow") == live.known("another tab", "another") == []
+    list(steps)
+    assert live.known("tab", "another") == []
+    assert live.known("tab", "flow") == [run]
+
+
+def test_a_server_that_started_again_does_not_use_numbers_again(live: Any) -> None:
+    """Pages know the old ones."""
+    number = live.Run("5").number
+    assert number > 1.7e12  # milliseconds: it began after 2023
+    assert number < 2**53  # JavaScript has it exactly
+
+
+def queued(prompt: str, workflow: str, values: dict[str, int]) -> dict[str, Any]:
+    """As the host has a prompt that it was sent, for as long as somebody holds it: nodes with a value each."""
+    from provoke.host import recipe
+
+    nodes = {node: {"class_type": "ProvokeTest", "inputs": {"seed": seed}} for node, seed in values.items()}
+    extra = {"extra_pnginfo": {"workflow": {"id": workflow}}}
+    return recipe.prepared({"prompt": nodes, "extra_data": extra, "prompt_id": prompt})
+
+
+@pytest.mark.usefixtures("node")
+def test_a_node_that_is_not_executed_again_has_the_curve_of_its_result(live: Any, page: Page) -> None:
+    """For another client, in another workflow, under another number, also once other values have been tried."""
+    from comfy_execution.utils import CurrentNodeContext
+
+    first = queued("prompt", "flow", {"12:5": 1})
+    with live.running() as run:
+        list(live.charted(all_steps([[0.0], [4.0]]), 2))
+        live.reported("score  4")
+    other = queued("elsewhere", "copy", {"7": 1, "8": 2})
+    live.cached("another", "elsewhere")
+    (shown,) = live.known("another", "copy")
+    assert (shown.node, shown.prompt, shown.client) == ("7", "elsewhere", "another")
+    assert shown.number != run.number
+    told = shown.whole()
+    assert (told["best"], told["over"], told["report"], told["at"]) == (
+        [0, 1, 4.0],
+        True,
+        "score  4",
+        run.whole()["at"],
+    )
+    assert live.known("tab", "flow") == [run]
+    live.cached("another", "elsewhere")
+    assert live.known("another", "copy") == [shown]  # it has that curve
+    live.cached("tab", "prompt")
+    assert live.known("tab", "flow") == [run]  # it was this prompt's own
+
+    later = queued("later", "flow", {"12:5": 3})
+    page.execute("later", "flow")
+    with CurrentNodeContext("later", "12:5"):
+        list(live.charted(all_steps([[0.0], [9.0]]), 2))
+    (changed,) = live.known("tab", "flow")
+    assert changed.whole()["best"] == [0, 1, 9.0]
+    back = queued("back", "flow", {"12:5": 1})
+    live.cached("tab", "back")
+    (shown,) = live.known("tab", "flow")
+    assert (shown.curve, shown.prompt) == (run.curve, "back")
+    assert all((first, other, later, back))
+
+
+@pytest.mark.usefixtures("node")
+def test_what_runs_or_failed_gives_no_curve_to_others_and_keeps_its_own(live: Any, page: Page) -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    def failing() -> Iterator[dict[str, Any]]:
+        yield step(0, [1.0])
+        raise KeyboardInterrupt
+
+    held = [queued("prompt", "flow", {"12:5": 1}), queued("again", "copy", {"12:5": 1})]
+    with pytest.raises(KeyboardInterrupt):
+        list(live.charted(failing(), 5))
+    live.cached("tab", "again")
+    assert live.known("tab", "copy") == []
+    list(live.charted(all_steps([[0.0], [1.0]]), 2))
+    held.append(queued("running", "copy", {"12:5": 1}))
+    page.execute("running", "copy")
+    with CurrentNodeContext("running", "12:5"), live.running() as run:
+        live.cached("tab", "again")
+        assert live.known("tab", "copy") == [run]
+    live.cached("tab", "running")  # which has searched itself, though in vain
+    assert live.known("tab", "copy") == [run]
+    live.cached("tab", "nothing of that name")
 
 
 @pytest.mark.usefixtures("node")

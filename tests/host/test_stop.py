@@ -29,6 +29,24 @@ def test_a_request_reaches_the_running_node_only(stop) -> None:
         assert not should_stop()  # the last request was for the search before
 
 
+def test_a_request_for_an_earlier_search_of_the_node_does_nothing(stop) -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    from provoke.host import live
+
+    with CurrentNodeContext("prompt", "7"), stop.stoppable() as should_stop, live.running() as run:
+        first = run.number
+        run.start(2)
+        run.curve.step = 0  # it has begun; the next is another one
+        run.start(2)
+        assert run.number != first
+        assert not stop.stop("7", first)
+        assert not should_stop()
+        assert stop.stop("7", run.number)
+        assert should_stop()
+    assert not stop.stop("7", run.number)
+
+
 def test_outside_of_an_executor(stop) -> None:
     with stop.stoppable() as should_stop:
         assert stop.stop("")

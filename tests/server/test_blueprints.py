@@ -72,7 +72,19 @@ def test_what_is_inside_runs_on_the_demo(
     name: str, served: dict[str, Any], client: Client, definitions: Nodes, ours: Nodes
 ) -> None:
     """With the demo's things at its sockets, its own values at its widgets, and a step or two instead of many."""
-    file, inner = served[name], definition(served[name])
+    prompt = on_the_demo(served[name], definitions)
+    for node in prompt.values():
+        if node["class_type"] in ours:
+            node["inputs"] |= {key: value for key, value in QUICK.items() if key in node["inputs"]}
+    result = client.run(prompt)
+    assert result.status == "success", f"{result.error_node}: {result.error}"
+    assert result.pictures
+
+
+def on_the_demo(file: dict[str, Any], definitions: Nodes) -> dict[str, dict[str, Any]]:
+    """A blueprint as it is queued: what is inside with its own values, the demo's things at its sockets, and its
+    pictures seen."""
+    inner = definition(file)
     prompt = demo()
     prompt |= {f"in{key}": node for key, node in unwired(inner, definitions).items()}
     values = iter(file["nodes"][0]["widgets_values"])
@@ -82,18 +94,10 @@ def test_what_is_inside_runs_on_the_demo(
         prompt[f"in{target}"]["inputs"][socket] = promoted.get(put["name"], wire)
         if prompt[f"in{target}"]["inputs"][socket] is None:
             del prompt[f"in{target}"]["inputs"][socket]  # an optional one
-    for node in prompt.values():
-        if node["class_type"] in ours:
-            node["inputs"] |= {key: value for key, value in QUICK.items() if key in node["inputs"]}
     (shown,) = (put for put in inner["outputs"] if put["type"] == "IMAGE" and put["name"] in ("images", "results"))
     (link,) = (one for one in inner["links"] if one["id"] == shown["linkIds"][0])
-    prompt["see"] = {
-        "class_type": "PreviewImage",
-        "inputs": {"images": [f"in{link['origin_id']}", link["origin_slot"]]},
-    }
-    result = client.run(prompt)
-    assert result.status == "success", f"{result.error_node}: {result.error}"
-    assert result.pictures
+    see = {"class_type": "PreviewImage", "inputs": {"images": [f"in{link['origin_id']}", link["origin_slot"]]}}
+    return {**prompt, "see": see}
 
 
 QUICK = {"search_steps": 1, "steps": 2, "count": 1, "seeds": 2, "copies": 1, "pairs": 1}

@@ -27,6 +27,8 @@ def test_the_running_search_ends_and_keeps_its_best(
             heard.append(event.value)
             if len(heard) == 4:
                 asked.append(event.value)
+                with pytest.raises(Rejected):  # a page's button for a search that was there before
+                    client.post(ROUTE, {"node": searching, "run": 1})
                 assert client.post(ROUTE, {"node": searching}) == {"stopped": True}
 
     result = client.run(prompt, on_event=stop_in_the_middle, timeout=300)
@@ -46,7 +48,7 @@ def test_a_request_for_nothing_that_runs(client: Client) -> None:
     assert "stopped" in caught.value.text
 
 
-@pytest.mark.parametrize("body", [{"nodes": "1"}, ["1"]])
+@pytest.mark.parametrize("body", [{"nodes": "1"}, ["1"], {"node": "1", "run": "2"}, {"node": "1", "run": True}, "node"])
 def test_another_body_is_refused_in_words(client: Client, body: Any) -> None:
     with pytest.raises(Rejected, match="expected"):
         client.post(ROUTE, body)

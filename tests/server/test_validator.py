@@ -1,8 +1,9 @@
-"""comfy-cli's workflow validator on every template, against what this server has."""
+"""comfy-cli's workflow validator on every template and every blueprint, against what this server has."""
 
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from provoke.tools import registry, templates
 from provoke.tools.environment import NEWEST
 from provoke.tools.server import Client
 from provoke.tools.workflow import to_prompt
+
+from .test_blueprints import FILES, on_the_demo
 
 EVERY = templates.load()
 ONE = "Vary the demo world"
@@ -25,6 +28,13 @@ def test_a_template_is_valid(
         pytest.skip("platform: an older ComfyUI lacks some of the nodes that templates use")
     files = [*template.needs, *([template.after] if template.after else [])]
     assert registry.workflow(to_prompt(template.graph, definitions), files, definitions, tmp_path) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_blueprint_is_valid(path: Path, definitions: dict[str, Any], tmp_path: Path) -> None:
+    """As the page queues one: the nodes inside, among those outside."""
+    prompt = on_the_demo(json.loads(path.read_text(encoding="utf-8")), definitions)
+    assert registry.workflow(prompt, [], definitions, tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""An error of a node is seen where it is: on the node, with the node's own words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provoke.tools import browser
+from provoke.tools.browser import NODES_2, RENDERERS, Tab
+from provoke.tools.environment import PAGE
+from provoke.tools.server import ARGUMENTS, Server
+
+from .conftest import node_of
+from .test_runs import KIND, NAME, searching
+
+Graphs = Callable[[str], dict[str, Any]]
+EPSILON = 0  # its place among the values of the node
+# The nodes that the canvas frames as those that failed.
+FRAMED = """() => window.app.graph._nodes.filter((node) => node.strokeStyles.executionError?.call(node))
+    .map((node) => node.id)"""
+# The same of Nodes 2.0.
+RINGED = """() => [...document.querySelectorAll('[data-node-id]:has(.ring-destructive-background)')]
+    .map((node) => Number(node.dataset.nodeId))"""
+
+
+@pytest.fixture
+def apart(chromium: Any, server: Server) -> Iterator[Tab]:
+    """A tab on a server of its own: that of the other tests is to log no error."""
+    page = os.environ.get(PAGE)
+    arguments = (*ARGUMENTS, *(["--front-end-root", page] if page else []))
+    with Server(Path(os.environ["COMFYUI_PATH"]).resolve(), cpu=True, arguments=arguments) as own:
+        browser.settle(own)
+        tab = Tab(chromium, own.url)
+        yield tab
+        tab.close()
+
+
+def test_an_error_is_on_the_node_that_it_comes_from_in_words(apart: Tab, graph: Graphs) -> None:
+    made = searching(graph, 3)
+    node = node_of(made, KIND)
+    node["widgets_values"][EPSILON] = 0.3
+    for renderer in RENDERERS:
+        apart.render(renderer)
+        apart.load(NAME, made)
+        apart.frame()
+        apart.run()
+        assert apart.wait_for_end() == "execution_error"
+        assert apart.page.evaluate(FRAMED) == [node["id"]]
+        if renderer == NODES_2:
+            apart.page.wait_for_timeout(500)
+            assert apart.page.evaluate(RINGED) == [node["id"]]
+        apart.page.get_by_text("An epsilon of 0.3 levels").first.wait_for(timeout=20_000)
+        assert apart.complaints == []
