@@ -21,7 +21,8 @@ def typed(words: str) -> str:
 
 def test_every_node_is_found_by_its_name_and_by_its_aliases(tab: Tab, ours: dict[str, Any]) -> None:
     """It itself is listed, and one of ours among the first ones."""
-    lost, low = [], set()
+    lost: list[str] = []
+    low: set[str] = set()
     for node, definition in ours.items():
         for words in [definition["display_name"], *(definition.get("search_aliases") or [])]:
             found = tab.search(typed(words))
