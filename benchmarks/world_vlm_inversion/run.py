@@ -35,8 +35,9 @@ from .world import ABLATIONS, DEMO, SETTINGS, Bench, Way
 HERE = Path(__file__).resolve().parent
 PROMPTS, FEW, SEEDS = 24, 12, 2  # prompts of the table and of the ablations; seeds of a prompt
 # Prompts of the part that the bars are read from: all that are left (the world holds out some 370 of two objects), so
-# that an interval can tell; EARLIER of them had been run at the seeds from USUAL_SEEDS on and could not (57 of 64 right;
-# 58 on another processor), hence other seeds. TUNED are those that settings are compared on; the first LOOKED_AT of the rest have been looked at somehow.
+# that an interval can tell; EARLIER of them had been run at the seeds from USUAL_SEEDS on and could not (57 of 64;
+# 58 on another processor), hence other seeds. TUNED are those that settings are compared on; the first LOOKED_AT of the
+# rest have been looked at somehow.
 MORE, EARLIER, TUNED, LOOKED_AT = 86, 64, 64, 250
 USUAL_SEEDS, OTHER_SEEDS = 7000, 60000
 QUICK = {"steps": 4, "copies": 1}
