@@ -55,7 +55,7 @@ def test_in_the_middle_of_a_run_the_chart_comes_back_and_goes_on(tab: Tab, graph
     assert questions == []
     button = tab.page.locator(".provoke-stop").first
     button.click()
-    tab.wait_for_words("stopped by request, best kept")
+    tab.wait_for_words("stopped by request, best kept", timeout=120)
     assert not button.is_visible()
 
 
@@ -75,7 +75,7 @@ def test_a_search_of_a_workflow_that_is_not_in_front_is_asked_for_a_few_times_on
     tab.load(NAME, running)
     tab.wait_for_words("left")
     tab.page.evaluate(INTERRUPT)
-    tab.wait_for_words("ended early")
+    tab.wait_for_words("ended early", timeout=120)
 
 
 # A search of the open workflow that the server knows nothing of, as a page has it whose server began anew meanwhile.
@@ -115,7 +115,7 @@ def test_the_button_says_that_it_stops_until_the_search_is_over(tab: Tab, graph:
     assert (button.inner_text(), button.is_disabled()) == ("Stopping after this step", True)
     tab.page.unroute("**/provoke/stop")
     tab.page.evaluate(INTERRUPT)
-    tab.wait_for_words("ended early")
+    tab.wait_for_words("ended early", timeout=120)
     tab.page.evaluate(UNKNOWN, KIND)  # another run
     tab.wait_for_words("left")
     assert (button.inner_text(), button.is_disabled()) == ("Stop and keep the best", False)
