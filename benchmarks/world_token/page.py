@@ -155,10 +155,10 @@ def _pictures(found: dict[str, Any]) -> list[str]:
         f"## Textual inversion ({found['date']})",
         "",
         *_how(found),
-        "The object is shown and never named: pictures of it alone on two grounds, as the target of *Objective: Similarity",
-        "(CLIP)*; learned in prompts such as *a <token> on a white background*, from the word of its shape. The verdict is",
-        "on prompts with another object beside it, *a red circle left of a <token> on a grey background*.",
-        f"{found['sizes']['steps']} steps.",
+        "The object is shown and never named: pictures of it alone on two grounds, as the target of *Objective:",
+        "Similarity (CLIP)*; learned in prompts such as *a <token> on a white background*, from the word of its shape.",
+        "The verdict is on prompts with another object beside it, *a red circle left of a <token> on a grey",
+        f"background*. {found['sizes']['steps']} steps.",
         "",
     ]
     for target, one in found["found"].items():
