@@ -29,7 +29,7 @@ COLUMNS = ("target", "own", "both", "clean", "target, and the second CLIP")
 
 def page(results: dict[str, Any]) -> str:
     """README.md."""
-    parts = {"main": _main, "states": _states, "curve": _curve, "placed": _placed}
+    parts = {"main": _main, "states": _states, "curve": _curve, "placed": _placed, "pictures": _pictures}
     missing = [name for name in parts if name not in results]
     shown = ["\n".join([*parts[name](results[name]), ""]) for name in parts if name in results]
     return "\n".join([HEAD, *shown, *(["## Not run yet", "", ", ".join(missing) + ".", ""] if missing else [])])
@@ -147,4 +147,20 @@ def _placed(found: dict[str, Any]) -> list[str]:
     for target, one in found["found"].items():
         lines += [f"A {target} (the search used {one['used']:g} of its 0.5):", "", *_table("inserted", one["ways"]), ""]
         lines += _bar(_of_interest(one["ways"]))
+    return lines
+
+
+def _pictures(found: dict[str, Any]) -> list[str]:
+    lines = [
+        f"## Textual inversion ({found['date']})",
+        "",
+        *_how(found),
+        "The object is shown and never named: pictures of it alone on two grounds, as the target of *Objective:",
+        "Similarity (CLIP)*; learned in prompts such as *a <token> on a white background*, from the word of its shape.",
+        "The verdict is on prompts with another object beside it, *a red circle left of a <token> on a grey",
+        f"background*. {found['sizes']['steps']} steps.",
+        "",
+    ]
+    for target, one in found["found"].items():
+        lines += [f"A {target}, {one['pictures']} pictures:", "", *_table("in place of the token", one["ways"]), ""]
     return lines

@@ -29,6 +29,7 @@ from ...tools.inprocess import execute, open_pack
 from ..rates import clustered
 from ..record import facts
 from ..verdicts import shown
+from . import inversion
 
 HERE = Path(__file__).resolve().parent
 SAMPLER = {"steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
@@ -91,13 +92,16 @@ class Bench:
             self.negative = CLIPTextEncode().encode(self.clip, "")[0]
             self.latent = EmptyLatentImage().generate(64, 64, BATCH)[0]
 
-    def learn(self, target: Thing, prompts: Sequence[str], **choices: Any) -> Learned:
-        """Learn Token, then Save Embedding; the node's own pictures are those of the saved file, bit for bit."""
+    def learn(self, target: Thing, prompts: Sequence[str], pictures: Tensor | None = None, **choices: Any) -> Learned:
+        """Learn Token, then Save Embedding; the node's own pictures are those of the saved file, bit for bit.
+
+        pictures: n H W 3 of what the token shall bring, in place of words.
+        """
         colour, shape = target
-        text = f"{{prompt}} {RELATION} a {colour} {shape}"
+        text = "" if pictures is not None else f"{{prompt}} {RELATION} a {colour} {shape}"
         sockets = {"clip": self.clip, "model": self.model, "vae": self.vae, "negative": self.negative, **SAMPLER}
         with torch.inference_mode():
-            wanted = self.nodes.ClipObjective.execute(self.first, text).args[0]
+            wanted = self.nodes.ClipObjective.execute(self.first, text, picture=pictures).args[0]
         self.count += 1
         outputs = execute(
             self.nodes.AdversarialToken, **sockets, latent_image=self.latent, objective=wanted,
@@ -287,6 +291,30 @@ def placed(bench: Bench, sizes: dict[str, int]) -> dict[str, Any]:
     return found
 
 
+def from_pictures(bench: Bench, sizes: dict[str, int]) -> dict[str, Any]:
+    """Textual inversion: what the object is, pictures alone say."""
+    found = {}
+    for target in TARGETS[: sizes["targets"]]:
+        colour, shape = target
+        _, held = split(target)
+        held = inversion.beside(_even(held, sizes["prompts"]), RELATION)
+        shown_to_it = inversion.references(target)
+        token = bench.learn(target, inversion.prompts(), shown_to_it, search_steps=sizes["steps"], **inversion.INVERTED)
+        ways = {
+            "token from pictures": f"embedding:{token.name}",
+            "its initial word": shape,
+            "the object's words": f"{colour} {shape}",
+            "random vectors of their lengths": f"embedding:{bench.saved(random_like(token.vectors, 0))}",
+        }
+        rows = {
+            way: bench.verdict(target, held, lambda prompt, more=more: prompt.replace(inversion.TOKEN, more))  # type: ignore[misc]
+            for way, more in ways.items()
+        }
+        found[" ".join(target)] = {"pictures": len(shown_to_it), "used": token.used, "ways": rows}
+        print(target, token.used, {way: row["target"] for way, row in rows.items()}, flush=True)
+    return found
+
+
 def before_the_ground(prompt: str, more: str) -> str:
     """What a placeholder there would give."""
     thing, on, ground = prompt.partition(" on ")
@@ -304,6 +332,7 @@ PARTS: dict[str, Callable[[Bench, dict[str, int]], dict[str, Any]]] = {
     "main": main_part,
     "curve": curve,
     "placed": placed,
+    "pictures": from_pictures,
 }
 
 
