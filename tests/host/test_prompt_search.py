@@ -291,7 +291,7 @@ def test_an_objective_without_a_slope_is_an_error_and_none_for_evolution(nodes, 
         seen = classifier.judge.logits(one.pictures(one.encode("a red circle")).movedim(-1, 1).float())
     label = classifier.judge.labels[int(seen[0].argmin())]
     flat = execute(nodes.ClassObjective, classifier=classifier, class_name=label, confidence=0.0)[0]
-    assert run(one, objective=flat, method="evolution", search_steps=4).scores[0] == 0
+    assert run(one, objective=flat, method="evolution", search_steps=4).scores[0] < 0  # of the class, as it is
     with pytest.raises(GradientError, match="there was no gradient"):
         run(one, objective=flat, method="gradient", search_steps=30)
 
