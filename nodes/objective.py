@@ -154,13 +154,15 @@ class Scores:
     def agreed(self) -> Tensor | None:
         """B bool: where all judges of every such part say what is wanted of it: that it is so, or that it is not (of a
         part that is weighed by less than 0). None where no part has several judges."""
-        each = [agreed(votes, absent=self.weights.get(name, 1.0) < 0) for name, votes in self.votes.items()]
-        return torch.stack(each).all(0) if each else None
+        return self._unanimous(1)
 
     @property
     def denied(self) -> Tensor | None:
         """B bool: where they all say the opposite, as after *break* of what is asked for here. None as `agreed`."""
-        each = [agreed(votes, absent=self.weights.get(name, 1.0) >= 0) for name, votes in self.votes.items()]
+        return self._unanimous(-1)
+
+    def _unanimous(self, sign: int) -> Tensor | None:
+        each = [agreed(votes, absent=sign * self.weights.get(name, 1.0) < 0) for name, votes in self.votes.items()]
         return torch.stack(each).all(0) if each else None
 
 

@@ -82,13 +82,10 @@ def server() -> Iterator[Server]:
         pytest.fail("This test needs ComfyUI: run it through `python dev.py test`, or set COMFYUI_PATH to its folder.")
     # pytest dies of SIGTERM on the spot, and the server would stay; as Ctrl-C it ends its fixtures, and sums up.
     before = signal.signal(signal.SIGTERM, _stopped)
-    from provoke.tools.environment import PAGE
-    from provoke.tools.server import ARGUMENTS, Server
+    from provoke.tools.server import Server, with_page
 
-    page = os.environ.get(PAGE)
-    arguments = (*ARGUMENTS, *(["--front-end-root", page] if page else []))
     try:
-        with Server(Path(path).resolve(), cpu=True, arguments=arguments) as running:
+        with Server(Path(path).resolve(), cpu=True, arguments=with_page()) as running:
             yield running
     finally:
         signal.signal(signal.SIGTERM, before)

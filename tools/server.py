@@ -27,6 +27,7 @@ import websocket
 
 from . import pack
 from .console import DevError
+from .environment import PAGE
 from .ports import claim_port
 from .server_log import problems
 
@@ -41,6 +42,12 @@ class ServerLost(DevError):
 
 
 ARGUMENTS = ("--database-url", "sqlite:///:memory:", "--disable-api-nodes")
+
+
+def with_page() -> tuple[str, ...]:
+    """ARGUMENTS, and the page that PROVOKE_PAGE names, where it does."""
+    page = os.environ.get(PAGE)
+    return (*ARGUMENTS, *(["--front-end-root", page] if page else []))
 
 
 class Server:

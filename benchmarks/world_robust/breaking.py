@@ -36,7 +36,7 @@ def recognised(judges: Judges, drawn: int, inputs: int) -> Pictures:
 def on_breaks(judges: Judges, some: Pictures, steps: int) -> dict[str, Any]:
     """A row for each way of judging."""
     before: list[Things | None] = [(thing,) for thing in some.shows]
-    noisy, rows = sign_noise(some.images, MAIN_EPSILON, some.images * 0 + 1, SCENES_SEED), []
+    noisy, rows = sign_noise(some.images, MAIN_EPSILON, torch.ones_like(some.images), SCENES_SEED), []
     for name, ensemble in ENSEMBLES.items():
         results = attacked(judges, some, MAIN_EPSILON, ensemble, steps, less=True)
         row = {"way": name, "epsilon": MAIN_EPSILON, **verdict(judges, results, before, some.shows, ensemble)}
@@ -73,7 +73,8 @@ def verdict(
     judges: Judges, results: Tensor, before: Sequence[Things | None], shows: Sequence[Thing], ensemble: dict[str, Any]
 ) -> dict[str, Any]:
     """What became of the pictures, by the judges of the search, by the checker, and by the judge held out."""
-    denied, others = (denies(judges, results, shows, one) for one in (ensemble, {"members": (JUDGE,), "edges": False}))
+    held_out = {"members": (JUDGE,), "edges": False}
+    denied, others = (judges.claims(results, shows, one, less=True) for one in (ensemble, held_out))
     after = shown(results)
     same = [a == b for a, b in zip(after, before, strict=True)]
     fooled = [d and s for d, s in zip(denied, same, strict=True)]
@@ -85,17 +86,6 @@ def verdict(
         "fooled, and the held-out judge too": [f and o for f, o in zip(fooled, others, strict=True)],
     }
     return {name: rate(sum(all_), len(all_)) for name, all_ in shares.items()}
-
-
-def denies(judges: Judges, results: Tensor, shows: Sequence[Thing], ensemble: dict[str, Any]) -> list[bool]:
-    """Whether no judge of an ensemble says a picture's class any more, picture by picture (B H W 3)."""
-    denied = [False] * len(shows)
-    for thing, places in grouped(shows).items():
-        objective = judges.objective(thing, **ensemble)
-        scores = execute(judges.nodes.ScoreImages, images=results[places], objective=objective)[0]
-        for place, no in zip(places, scores.denied.tolist(), strict=True):
-            denied[place] = no
-    return denied
 
 
 def told_of_coloriser(found: dict[str, Any]) -> list[str]:

@@ -50,13 +50,15 @@ class Judges:
             inputs["edge_classifier"] = self.held[EDGE]
         return execute(self.nodes.RobustClassObjective, **inputs, class_name=" ".join(thing), **choices)[0]
 
-    def claims(self, results: Tensor, wanted: Sequence[Thing], ensemble: dict[str, Any]) -> list[bool]:
-        """Whether all judges of an ensemble say the target, picture by picture (B H W 3)."""
+    def claims(
+        self, results: Tensor, wanted: Sequence[Thing], ensemble: dict[str, Any], *, less: bool = False
+    ) -> list[bool]:
+        """Whether all judges of an ensemble say the target (less: none does), picture by picture (B H W 3)."""
         claimed = [False] * len(wanted)
         for thing, places in grouped(wanted).items():
             images, objective = results[places], self.objective(thing, **ensemble)
             scores = execute(self.nodes.ScoreImages, images=images, objective=objective)[0]
-            for place, agreed in zip(places, scores.agreed.tolist(), strict=True):
+            for place, agreed in zip(places, (scores.denied if less else scores.agreed).tolist(), strict=True):
                 claimed[place] = agreed
         return claimed
 

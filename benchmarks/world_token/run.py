@@ -297,7 +297,7 @@ def from_pictures(bench: Bench, sizes: dict[str, int]) -> dict[str, Any]:
     for target in TARGETS[: sizes["targets"]]:
         colour, shape = target
         _, held = split(target)
-        held = inversion.beside(_even(held, sizes["prompts"]), RELATION)
+        held = _even(held, sizes["prompts"])
         shown_to_it = inversion.references(target)
         token = bench.learn(target, inversion.prompts(), shown_to_it, search_steps=sizes["steps"], **inversion.INVERTED)
         ways = {
@@ -307,7 +307,11 @@ def from_pictures(bench: Bench, sizes: dict[str, int]) -> dict[str, Any]:
             "random vectors of their lengths": f"embedding:{bench.saved(random_like(token.vectors, 0))}",
         }
         rows = {
-            way: bench.verdict(target, held, lambda prompt, more=more: prompt.replace(inversion.TOKEN, more))  # type: ignore[misc]
+            way: bench.verdict(
+                target,
+                held,
+                lambda prompt, more=more: before_the_ground(prompt, f"{RELATION} a {more}"),  # type: ignore[misc]
+            )
             for way, more in ways.items()
         }
         found[" ".join(target)] = {"pictures": len(shown_to_it), "used": token.used, "ways": rows}

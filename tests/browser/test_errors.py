@@ -11,8 +11,7 @@ import pytest
 
 from provoke.tools import browser
 from provoke.tools.browser import NODES_2, RENDERERS, Tab
-from provoke.tools.environment import PAGE
-from provoke.tools.server import ARGUMENTS, Server
+from provoke.tools.server import Server, with_page
 
 from .conftest import node_of
 from .test_runs import KIND, NAME, searching
@@ -31,9 +30,7 @@ RINGED = """() => [...document.querySelectorAll('[data-node-id]:has(.ring-destru
 def apart(chromium: Any, server: Server) -> Iterator[Tab]:
     """A tab on a server of its own: that of the other tests is to log no error. (What the page complains of is not
     asked: its details of an error look the node up in the registry, which it is kept from.)"""
-    page = os.environ.get(PAGE)
-    arguments = (*ARGUMENTS, *(["--front-end-root", page] if page else []))
-    with Server(Path(os.environ["COMFYUI_PATH"]).resolve(), cpu=True, arguments=arguments) as own:
+    with Server(Path(os.environ["COMFYUI_PATH"]).resolve(), cpu=True, arguments=with_page()) as own:
         browser.settle(own)
         tab = Tab(chromium, own.url)
         yield tab
