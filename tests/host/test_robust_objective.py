@@ -167,6 +167,28 @@ def test_votes_are_whole_whatever_counts_of_them(nodes: ModuleType, judges: list
     assert float(scores.total) <= 0
 
 
+def test_an_attack_away_has_its_slope_where_the_judges_are_sure(nodes: ModuleType, judges: list[Any]) -> None:
+    """With no confidence a margin has levelled off there for who wants more of the class, not for who wants less."""
+    from provoke.core.errors import GradientError
+    from provoke.tools.inprocess import upscale_model, upscaled
+
+    model = upscale_model("provoke-demo-world-coloriser.safetensors")
+    missing = next(w.options for w in nodes.DemoScene.define_schema().inputs if w.id == "missing")[2]
+    image = execute(nodes.DemoScene, seed=15, count=1, objects="one", missing=missing)[0]
+    thing = " ".join(execute(nodes.ReadDemoScene, image=upscaled(model, image))[0].split(" on ")[0].split()[1:3])
+    objective = robust(nodes, judges, thing, confidence=0.0)
+    same = {"model": model, "image": image, "objective": objective, "count": 1, "steps": 4, "truncation": "clip"}
+    found = execute(nodes.UntargetedAttack, **same, direction="away")
+    ((votes),) = execute(nodes.ScoreImages, images=torch.cat((found[1], found[0])), objective=objective)[
+        0
+    ].votes.values()
+    surest = torch.stack(list(votes.values())).amax(0)
+    assert float(surest[0]) > 0
+    assert float(surest[1]) < float(surest[0])
+    with pytest.raises(GradientError, match="exactly zero"):
+        execute(nodes.UntargetedAttack, **same, direction="towards")
+
+
 def test_what_does_not_fit_is_refused_in_words(nodes: ModuleType, judges: list[Any]) -> None:
     from provoke.core.errors import ProvokeError
 
